@@ -1,0 +1,1 @@
+"""Data: sources, versioned datasets, contracts, profiles, features."""

@@ -1,0 +1,1 @@
+"""Deployment: who is champion, and what it predicts."""

@@ -1,0 +1,1 @@
+"""Evaluation: how good, how sure, and whether that is enough."""

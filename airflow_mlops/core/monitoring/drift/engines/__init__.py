@@ -1,0 +1,1 @@
+"""Drift engines: one module each, all behind ``drift.engine.DriftEngine``."""

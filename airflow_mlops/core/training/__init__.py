@@ -1,0 +1,1 @@
+"""Training: the same recipe gives the same model, exactly once."""
