@@ -1,1 +1,1 @@
-"""The ML core: plain Python, no Airflow. Start with ``refs``, then the rooms in the order of the lifecycle."""
+"""The ML core: plain Python, no Airflow. Start with ``refs``; the rooms follow the lifecycle."""

@@ -1,0 +1,51 @@
+"""
+The verbs of ``airflow mlops``.
+
+Imported by every ``airflow`` command, so it loads nothing: each verb is imported when it is used.
+"""
+
+from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand, lazy_load_command
+
+_MODEL = Arg(("model",), help="name of the model")
+_VERSION = Arg(("model",), help="model version, name@version")
+_JSON = Arg(("--json",), help="print JSON instead of text", action="store_true")
+_REASON = Arg(("--reason",), help="why; it is put on record", required=True)
+_BY = Arg(("--by",), help="who decides; the user of this shell if not given", default=None)
+_LAST = Arg(("--last",), help="how many of the newest entries", type=int, default=5)
+_TO = Arg(("--to",), help="version to return to; the previous champion if not given", type=int)
+_PARAMS = Arg(("--params",), help="parameters of the training function, as JSON", default="{}")
+_NO_TRIGGER = Arg(
+    ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
+)
+
+
+def get_cli_commands() -> list[GroupCommand]:
+    """Return the command group; called by Airflow through the provider manifest."""
+    verbs = (
+        _verb("status", "who is champion, and what the monitors found last", _MODEL),
+        _verb("why", "the last decisions, with their evidence and thresholds", _MODEL, _LAST),
+        _verb("history", "every decision on a model, checked against its chain of hashes", _MODEL),
+        _verb(
+            "retrain",
+            "ask for a retrain; decided by the next run of the monitor",
+            _MODEL,
+            _REASON,
+            _PARAMS,
+            _BY,
+            _NO_TRIGGER,
+        ),
+        _verb("promote", "make a version champion", _VERSION, _REASON, _BY),
+        _verb("rollback", "return to an earlier champion", _MODEL, _TO, _REASON, _BY),
+        _verb("doctor", "check connections, schema, ledger and aliases"),
+        _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
+    )
+    return [GroupCommand("mlops", "Models: decisions, champions, rollbacks", subcommands=verbs)]
+
+
+def _verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
+    return ActionCommand(
+        name=name,
+        help=text,
+        func=lazy_load_command(f"airflow_mlops.cli.verbs.{name}"),
+        args=(*arguments, _JSON),
+    )

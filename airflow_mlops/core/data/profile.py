@@ -1,0 +1,244 @@
+"""
+Profiles: the distribution of every column, in one pass, mergeable, in constant memory.
+
+A numeric column becomes counters: the upper 16 bits of ``float32((x - centre) * scale)`` are the
+cell, so there are no edges and no sort. Profiles of the same centre add up and subtract.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from airflow_mlops.core.errors import ConfigurationError
+
+CELLS = 1 << 16
+CATEGORIES = 10_000
+"""Distinct values a category column keeps; further ones are counted together."""
+
+Counts = NDArray[np.int64]
+Cells = NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class NumericProfile:
+    """
+    One numeric column: occupied cells, moments and range.
+
+    :param centre: value around which cells are finest.
+    :param scale: power of two that keeps ``float32`` from overflowing.
+    :param missing: nulls and NaN.
+    :param total: sum of ``(x - centre) * scale`` over finite values.
+    :param squares: sum of its square.
+    :param cells: occupied cells, ascending.
+    :param counts: rows in each of them.
+    :param times: whether it is a timestamp: known by range only, never judged for drift.
+    """
+
+    centre: float = 0.0
+    scale: float = 1.0
+    rows: int = 0
+    missing: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    times: bool = False
+    cells: Cells = field(default_factory=lambda: np.empty(0, np.uint16), repr=False)
+    counts: Counts = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    kind: ClassVar[str] = "numeric"
+
+    @property
+    def present(self) -> int:
+        """Rows that have a value."""
+        return self.rows - self.missing
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite values; NaN if there are none."""
+        return self.centre + self.total / self.scale / self.present if self.present else math.nan
+
+    def dense(self) -> Counts:
+        """Return all counters, shape ``(65536,)``."""
+        found = np.zeros(CELLS, np.int64)
+        found[self.cells] = self.counts
+        return found
+
+    def merge(self, other: Self, sign: int = 1) -> Self:
+        """
+        Add another profile of the same column, or take it away.
+
+        :param sign: 1 adds; -1 subtracts, and leaves the range as it is.
+        :raises ConfigurationError: if the two were made around different centres.
+        """
+        if (self.centre, self.scale) != (other.centre, other.scale):
+            msg = f"profiles around {self.centre} and {other.centre} do not add up"
+            raise ConfigurationError(msg)
+        dense = self.dense()
+        dense[other.cells] += sign * other.counts
+        cells = np.flatnonzero(dense)
+        return replace(
+            self,
+            rows=self.rows + sign * other.rows,
+            missing=self.missing + sign * other.missing,
+            total=self.total + sign * other.total,
+            squares=self.squares + sign * other.squares,
+            low=min(self.low, other.low) if sign > 0 else self.low,
+            high=max(self.high, other.high) if sign > 0 else self.high,
+            cells=cells.astype(np.uint16),
+            counts=dense[cells],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryProfile:
+    """
+    One column of text or booleans: rows per value.
+
+    :param missing: nulls.
+    :param other: rows whose value was not kept, because there are too many distinct ones.
+    :param values: value -> rows.
+    """
+
+    rows: int = 0
+    missing: int = 0
+    other: int = 0
+    values: Mapping[str, int] = field(default_factory=dict)
+    kind: ClassVar[str] = "category"
+
+    @property
+    def present(self) -> int:
+        """Rows that have a value."""
+        return self.rows - self.missing
+
+    def merge(self, other: Self, sign: int = 1) -> Self:
+        """Add another profile of the same column (``sign=1``), or take it away (``-1``)."""
+        values, left = dict(self.values), self.other + sign * other.other
+        for value, rows in other.values.items():
+            if value in values or len(values) < CATEGORIES:
+                values[value] = values.get(value, 0) + sign * rows
+            else:
+                left += sign * rows
+        return type(self)(
+            self.rows + sign * other.rows,
+            self.missing + sign * other.missing,
+            left,
+            {value: rows for value, rows in values.items() if rows > 0},
+        )
+
+
+ColumnProfile = NumericProfile | CategoryProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """
+    All columns of some rows; columns of other types (lists, binary) are left out.
+
+    :param columns: column name -> its profile.
+    """
+
+    columns: Mapping[str, ColumnProfile] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return next((c.rows for c in self.columns.values()), 0)
+
+    def merge(self, other: Self, sign: int = 1) -> Self:
+        """Add another profile of the same table (``sign=1``), or take it away (``-1``)."""
+        found: dict[str, ColumnProfile] = dict(self.columns)
+        for name, column in other.columns.items():
+            mine = found.get(name)
+            if mine is None:
+                found[name] = column
+            elif type(mine) is type(column):
+                found[name] = mine.merge(column, sign)  # type: ignore[arg-type]
+            else:
+                msg = (
+                    f"column {name!r} is {mine.kind} in one profile and {column.kind} in the other"
+                )
+                raise ConfigurationError(msg)
+        return type(self)(found)
+
+    def subtract(self, other: Self) -> Self:
+        """Take a part away."""
+        return self.merge(other, -1)
+
+
+def merge_all(profiles: Iterable[Profile]) -> Profile:
+    """Add up profiles of the same table."""
+    total = Profile()
+    for profile in profiles:
+        total = total.merge(profile)
+    return total
+
+
+_STORED = pa.schema(
+    [
+        ("group", pa.int64()),
+        ("column", pa.string()),
+        ("kind", pa.string()),
+        ("facts", pa.string()),
+        ("cells", pa.list_(pa.uint16())),
+        ("values", pa.list_(pa.string())),
+        ("counts", pa.list_(pa.int64())),
+    ]
+)
+
+
+def to_bytes(profiles: Mapping[int, Profile]) -> bytes:
+    """
+    Write profiles as one Arrow IPC file: a row per group and column, occupied cells only.
+
+    :param profiles: number of a window -> its profile.
+    """
+    rows: list[dict[str, Any]] = []
+    for group, profile in profiles.items():
+        for name, c in profile.columns.items():
+            left_out = ("cells", "counts", "values")
+            facts = {f.name: getattr(c, f.name) for f in fields(c) if f.name not in left_out}
+            row = {"group": group, "column": name, "kind": c.kind, "facts": json.dumps(facts)}
+            if isinstance(c, NumericProfile):
+                rows.append({**row, "cells": c.cells, "values": [], "counts": c.counts})
+            else:
+                counts = list(c.values.values())
+                rows.append({**row, "cells": [], "values": list(c.values), "counts": counts})
+    table = pa.Table.from_pylist(rows, schema=_STORED)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def from_bytes(data: bytes, groups: Iterable[int] | None = None) -> dict[int, Profile]:
+    """
+    Read what :func:`to_bytes` wrote.
+
+    :param groups: windows to read; none: all.
+    """
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+    wanted = None if groups is None else set(groups)
+    found: dict[int, dict[str, ColumnProfile]] = {}
+    for index, group in enumerate(table["group"].to_pylist()):
+        if wanted is not None and group not in wanted:
+            continue
+        facts = json.loads(table["facts"][index].as_py())
+        counts = np.asarray(table["counts"][index].values)
+        column: ColumnProfile
+        if table["kind"][index].as_py() == "numeric":
+            cells = np.asarray(table["cells"][index].values)
+            column = NumericProfile(**facts, cells=cells, counts=counts)
+        else:
+            values = table["values"][index].as_py()
+            column = CategoryProfile(
+                **facts, values=dict(zip(values, counts.tolist(), strict=True))
+            )
+        found.setdefault(group, {})[table["column"][index].as_py()] = column
+    return {group: Profile(columns) for group, columns in found.items()}

@@ -1,0 +1,190 @@
+"""Profile rows as they pass: dense counters while counting, a sparse profile at the end."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pt
+from numpy.typing import NDArray
+
+from airflow_mlops.core.data.profile import (
+    CELLS,
+    CategoryProfile,
+    ColumnProfile,
+    NumericProfile,
+    Profile,
+)
+
+_BLOCK = 1 << 16
+_NEGATIVE_ZERO = 0x8000
+
+
+class ProfileBuilder:
+    """
+    Profiles rows as they pass.
+
+    :param like: profile whose centres have to be used, so that the result adds up with it.
+    """
+
+    def __init__(self, like: Profile | None = None) -> None:
+        self._like = dict(like.columns) if like else {}
+        self._columns: dict[str, _NumericBuilder | _CategoryBuilder] = {}
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of one batch; batches of 10,000 rows and more are cheapest."""
+        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+            builder = self._columns.get(name)
+            if builder is None:
+                builder = _builder(values, self._like.get(name))
+                if builder is None:
+                    continue
+                self._columns[name] = builder
+            builder.update(values)
+
+    def finish(self) -> Profile:
+        """Return the profile of all rows so far."""
+        return Profile({name: builder.finish() for name, builder in self._columns.items()})
+
+
+class _NumericBuilder:
+    """Dense counters of one numeric column."""
+
+    def __init__(self, start: NumericProfile) -> None:
+        self._start = start
+        self._dense = np.zeros(CELLS, np.int64)
+        self._rows = self._missing = 0
+        self._total = self._squares = 0.0
+        self._low, self._high = math.inf, -math.inf
+
+    def update(self, values: pa.Array) -> None:
+        self._rows += len(values)
+        self._missing += values.null_count
+        numbers = _numbers(values.drop_null() if values.null_count else values)
+        for start in range(0, len(numbers), _BLOCK):  # blocks stay in the L2 cache
+            self._count((numbers[start : start + _BLOCK] - self._start.centre) * self._start.scale)
+
+    def _count(self, moved: NDArray[np.float64]) -> None:
+        with np.errstate(over="ignore"):
+            cells = np.bincount(moved.astype(np.float32).view(np.uint16)[1::2], minlength=CELLS)
+        cells[0] += cells[_NEGATIVE_ZERO]
+        cells[_NEGATIVE_ZERO] = 0
+        nan = int(cells[0x7F81:0x8000].sum() + cells[0xFF81:].sum())
+        if nan:
+            cells[0x7F81:0x8000] = 0
+            cells[0xFF81:] = 0
+            self._missing += nan
+        self._dense += cells
+        if nan or cells[0x7F80] or cells[0xFF80]:
+            moved = moved[np.isfinite(moved)]
+        if len(moved):
+            self._low = min(self._low, float(moved.min()))
+            self._high = max(self._high, float(moved.max()))
+        self._total += float(moved.sum())
+        self._squares += float(moved @ moved)
+
+    def finish(self) -> NumericProfile:
+        start, cells = self._start, np.flatnonzero(self._dense)
+        return replace(
+            start,
+            rows=self._rows,
+            missing=self._missing,
+            total=self._total,
+            squares=self._squares,
+            low=start.centre + self._low / start.scale,
+            high=start.centre + self._high / start.scale,
+            cells=cells.astype(np.uint16),
+            counts=self._dense[cells],
+        )
+
+
+class _CategoryBuilder:
+    """Rows per value of one column."""
+
+    def __init__(self) -> None:
+        self._found = CategoryProfile()
+
+    def update(self, values: pa.Array) -> None:
+        if pt.is_boolean(values.type):
+            values = values.cast(pa.string())
+        encoded = values if pt.is_dictionary(values.type) else values.dictionary_encode()
+        indices = encoded.indices.drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
+        counts = np.bincount(indices, minlength=len(encoded.dictionary)).tolist()
+        pairs = zip(encoded.dictionary.to_pylist(), counts, strict=True)
+        seen = {str(value): rows for value, rows in pairs if rows}
+        part = CategoryProfile(len(values), encoded.null_count, 0, seen)
+        self._found = self._found.merge(part)
+
+    def finish(self) -> CategoryProfile:
+        return self._found
+
+
+def _builder(
+    values: pa.Array, like: ColumnProfile | None
+) -> "_NumericBuilder | _CategoryBuilder | None":
+    kind = values.type
+    if isinstance(like, NumericProfile) and _is_numeric(kind):
+        return _NumericBuilder(replace(NumericProfile(like.centre, like.scale), times=like.times))
+    if _is_numeric(kind):
+        sample = _numbers(values.drop_null()).astype(np.float64)
+        start = _centred(sample[:: max(1, len(sample) // 50_000)])
+        return _NumericBuilder(replace(start, times=pt.is_temporal(kind)))
+    return _CategoryBuilder() if _is_category(kind) else None
+
+
+def _centred(sample: NDArray[np.float64]) -> NumericProfile:
+    """
+    Choose a centre: the median, after values that alone make 5 % are set aside.
+
+    A sentinel such as -999 that holds many rows would blur all the others.
+    """
+    finite = sample[np.isfinite(sample)]
+    if not len(finite):
+        return NumericProfile()
+    _, inverse, counts = np.unique(finite, return_inverse=True, return_counts=True)
+    bulk = finite[counts[inverse] < 0.05 * len(finite)]
+    if len(bulk) >= 0.05 * len(finite):
+        finite = bulk
+    centre = float(np.partition(finite, len(finite) // 2)[len(finite) // 2])
+    spread = float(np.median(np.abs(finite - centre))) or 1.0
+    fits = 1e-25 < spread < 1e25
+    return NumericProfile(centre, 1.0 if fits else 2.0 ** -round(math.log2(spread)))
+
+
+def _numbers(values: pa.Array) -> NDArray[Any]:
+    """Return an array without nulls as numbers; decimals are cast, times become seconds."""
+    kind = values.type
+    if pt.is_decimal(kind):
+        values = values.cast(pa.float64())
+    elif pt.is_date(kind) or pt.is_timestamp(kind):
+        micros = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        return np.asarray(micros.to_numpy(zero_copy_only=False) / 1e6)
+    elif pt.is_time(kind) or pt.is_duration(kind):
+        values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    checks = (pt.is_integer, pt.is_floating, pt.is_decimal, pt.is_temporal)
+    return any(is_kind(kind) for is_kind in checks)
+
+
+def _is_category(kind: pa.DataType) -> bool:
+    checks = (pt.is_boolean, pt.is_string, pt.is_large_string, pt.is_string_view, pt.is_dictionary)
+    return any(is_kind(kind) for is_kind in checks)
+
+
+def centres(batch: pa.RecordBatch) -> Profile:
+    """Return an empty profile around the centres of these rows, for others to be made like it."""
+    builder = ProfileBuilder()
+    builder.update(batch.slice(0, 0) if not batch.num_rows else batch)
+    found = builder.finish().columns
+    return Profile(
+        {
+            name: replace(NumericProfile(c.centre, c.scale), times=c.times)
+            if isinstance(c, NumericProfile)
+            else CategoryProfile()
+            for name, c in found.items()
+        }
+    )

@@ -1,0 +1,162 @@
+"""Labelled rows: one version of the rows joined with one version of their labels."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from airflow_mlops.core.data.datasets import DatasetStore, Table
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
+from airflow_mlops.core.refs import DatasetRef
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """
+    Which labelled rows: two dataset versions and a span of time.
+
+    :param data: version of the rows, ``name@version``.
+    :param labels: version of the labels, ``name@version``.
+    :param label: column of ``labels`` that holds the label.
+    :param since: first time, ISO 8601 (inclusive).
+    :param until: end, ISO 8601 (exclusive).
+    """
+
+    data: str
+    labels: str
+    label: str
+    since: str
+    until: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild the selection that :meth:`to_dict` wrote."""
+        return cls(**data)
+
+    def read(self, store: DatasetStore) -> "Labelled":
+        """
+        Join the rows with their labels, ordered by time; rows without a label are left out.
+
+        :raises NotEnoughDataError: if no labelled row lies in the span.
+        :raises ConfigurationError: if the label column is not in the labels.
+        """
+        rows = store.open(DatasetRef.parse(self.data))
+        labels = store.open(DatasetRef.parse(self.labels))
+        if self.label not in labels.schema.names:
+            known = ", ".join(labels.schema.names)
+            msg = f"no column {self.label!r} in {self.labels}; it has {known}"
+            raise ConfigurationError(msg)
+        since, until = datetime.fromisoformat(self.since), datetime.fromisoformat(self.until)
+        found = labels.between(since, until).to_arrow([labels.key, self.label])
+        found = found.rename_columns([rows.key, _LABEL])
+        joined = rows.between(since, until).to_arrow().join(found, keys=rows.key, join_type="inner")
+        joined = joined.filter(joined[_LABEL].is_valid())
+        if joined.num_rows == 0:
+            msg = (
+                f"no labelled row of {self.data} and {self.labels} between {self.since} and "
+                f"{self.until}: wait for labels, or select a longer span"
+            )
+            raise NotEnoughDataError(msg)
+        joined = joined.sort_by([(rows.time, "ascending"), (rows.key, "ascending")])
+        return Labelled(self, joined.drop_columns([_LABEL]), joined[_LABEL], rows.time, rows.key)
+
+
+_LABEL = "__label"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """
+    Rows with their labels, in the order of time.
+
+    :param rows: all columns of the source, shape ``(n_rows, n_columns)``.
+    :param labels: label of each row.
+    :param time: name of the time column.
+    :param key: name of the key column.
+    """
+
+    selection: Selection
+    rows: pa.Table
+    labels: pa.ChunkedArray
+    time: str
+    key: str
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    @property
+    def y(self) -> NDArray[np.float64]:
+        """Labels as numbers, shape ``(n_rows,)``."""
+        return np.asarray(self.labels.cast(pa.float64()).to_numpy())
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """Rows as pandas, which is what a user's ``build`` is given."""
+        return self.rows.to_pandas()  # type: ignore[no-any-return]
+
+    def slice(self, start: int, stop: int | None = None) -> "Labelled":
+        """Return rows ``start`` to ``stop``, by position in time."""
+        stop = len(self) if stop is None else stop
+        rows, labels = (part.slice(start, stop - start) for part in (self.rows, self.labels))
+        return Labelled(self.selection, rows, labels, self.time, self.key)
+
+    def check_classes(self) -> None:
+        """
+        Refuse labels with a single class.
+
+        :raises NotEnoughDataError: if all labels are the same.
+        """
+        values = self.labels.unique().to_pylist()
+        if len(values) < 2:
+            msg = (
+                f"only one class in the {len(self)} labels {self.selection.label!r} between "
+                f"{self.selection.since} and {self.selection.until}: {values[0]!r}; "
+                "nothing can be learnt from it"
+            )
+            raise NotEnoughDataError(msg)
+
+
+def labelled_until(labels: Table) -> datetime:
+    """
+    Return the end of the newest window of which labels have arrived (exclusive).
+
+    :raises NotEnoughDataError: if the labels are empty.
+    """
+    windows = labels.windows()
+    if not windows:
+        msg = f"no labels in {labels.ref} yet"
+        raise NotEnoughDataError(msg)
+    return datetime.fromisoformat(windows[-1].end)
+
+
+def train_and_holdout(
+    data: Table, labels: Table, *, label: str, span: timedelta
+) -> tuple[Selection, Selection]:
+    """
+    Split the labelled rows by time: the newest window is held out, what came before is learnt.
+
+    :param span: how much history to learn from, counted back from the hold-out.
+    """
+    end = labelled_until(labels)
+    middle = end - labels.window
+    bounds = [(middle - span, middle), (middle, end)]
+    learn, hold = (
+        Selection(str(data.ref), str(labels.ref), label, _iso(since), _iso(until))
+        for since, until in bounds
+    )
+    return learn, hold
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()

@@ -1,0 +1,197 @@
+"""Where rows come from: a PostgreSQL table as a stream of Arrow batches, or a table in memory."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import sql
+
+from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+
+_IDENTIFIER_BYTES = 63
+"""PostgreSQL cuts longer identifiers silently."""
+
+_TYPES: dict[int, tuple[pa.DataType, str]] = {
+    16: (pa.bool_(), ""),
+    21: (pa.int16(), ""),
+    23: (pa.int32(), ""),
+    20: (pa.int64(), ""),
+    700: (pa.float32(), ""),
+    701: (pa.float64(), ""),
+    1700: (pa.float64(), "::float8"),
+    25: (pa.string(), ""),
+    1043: (pa.string(), ""),
+    1042: (pa.string(), "::text"),
+    1082: (pa.date32(), ""),
+    1114: (pa.timestamp("us", "UTC"), " at time zone 'UTC'"),
+    1184: (pa.timestamp("us", "UTC"), ""),
+}
+"""
+Type of PostgreSQL -> Arrow type, and the cast that makes it one.
+
+``numeric`` becomes a double; a timestamp without time zone is read as UTC; types that are not here
+(uuid, json, arrays) become text.
+"""
+
+
+class Source(Protocol):
+    """Something rows can be read from, in the order of time."""
+
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        ...
+
+    def read(
+        self, since: datetime | None = None
+    ) -> contextlib.AbstractContextManager[pa.RecordBatchReader]:
+        """Stream the rows from ``since`` on, ordered by time and key."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresSource:
+    """
+    One table or view of PostgreSQL.
+
+    :param dsn: libpq connection string; never logged.
+    :param table: ``schema.table``, or a table of the search path.
+    :param key: column that names a row.
+    :param time: timestamp column by which rows arrive.
+    :param columns: columns to read, in this order; ``None``: all.
+    """
+
+    dsn: str = field(repr=False)
+    table: str
+    key: str
+    time: str
+    columns: tuple[str, ...] | None = None
+
+    def schema(self) -> pa.Schema:
+        """
+        Ask the server for the columns; reads no rows.
+
+        :raises ConfigurationError: if the table or a column does not exist, or the login fails.
+        :raises UnavailableError: if the server does not answer.
+        """
+        return pa.schema([(name, kind) for name, kind, _ in self._columns()])
+
+    @contextlib.contextmanager
+    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+        """
+        Stream the rows from ``since`` on, in one repeatable-read transaction.
+
+        :raises ConfigurationError: as :meth:`schema`.
+        :raises UnavailableError: if the server goes away.
+        """
+        from adbc_driver_manager import Error
+        from adbc_driver_postgresql import dbapi
+
+        schema = self.schema()
+        query = self._query(since)
+        try:
+            with dbapi.connect(self.dsn) as connection, connection.cursor() as cursor:
+                cursor.execute("set transaction isolation level repeatable read, read only")
+                cursor.execute(query)
+                batches = cursor.fetch_record_batch()
+                yield pa.RecordBatchReader.from_batches(schema, _as_schema(batches, schema))
+        except Error as error:
+            msg = f"reading {self.table} broke off: {error}"
+            raise UnavailableError(msg) from error
+
+    def _query(self, since: datetime | None) -> str:
+        parts = [
+            sql.SQL("({}{}) as {}").format(
+                sql.Identifier(name), sql.SQL(cast), sql.Identifier(name)
+            )
+            for name, _, cast in self._columns()
+        ]
+        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._identifier())
+        time, key = sql.Identifier(self.time), sql.Identifier(self.key)
+        if since is not None:
+            query += sql.SQL(" where {} >= {}").format(time, sql.Literal(since))
+        return (query + sql.SQL(" order by {}, {}").format(time, key)).as_string(None)
+
+    def _identifier(self) -> sql.Identifier:
+        parts = self.table.split(".", 1)
+        for part in (*parts, self.key, self.time, *(self.columns or ())):
+            if not part or "\0" in part or len(part.encode()) > _IDENTIFIER_BYTES:
+                msg = (
+                    f"not an identifier of PostgreSQL: {part!r} "
+                    f"(1 to {_IDENTIFIER_BYTES} bytes, no NUL)"
+                )
+                raise ConfigurationError(msg)
+        return sql.Identifier(*parts)
+
+    def _columns(self) -> list[tuple[str, pa.DataType, str]]:
+        """Name, Arrow type and cast of each wanted column."""
+        query = sql.SQL("select * from {} limit 0").format(self._identifier())
+        try:
+            with psycopg.connect(self.dsn, connect_timeout=10) as connection:
+                found = connection.execute(query).description or []
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            msg = f"no table {self.table!r} in this database: {error}"
+            raise ConfigurationError(msg) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            msg = f"this login may not read {self.table!r}: {error}"
+            raise ConfigurationError(msg) from error
+        except psycopg.OperationalError as error:
+            raise _no_connection(self.table, error) from error
+        types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
+        wanted = self.columns or tuple(types)
+        missing = [name for name in (*wanted, self.key, self.time) if name not in types]
+        if missing:
+            known = ", ".join(types)
+            msg = (
+                f"table {self.table} has no column {', '.join(map(repr, missing))}; it has {known}"
+            )
+            raise ConfigurationError(msg)
+        names = dict.fromkeys((*wanted, self.key, self.time))
+        return [(name, *types[name]) for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowSource:
+    """
+    A table in memory, for tests and notebooks.
+
+    :param table: the rows, in any order.
+    :param key: column that names a row.
+    :param time: timestamp column by which rows arrive.
+    """
+
+    table: pa.Table
+    key: str
+    time: str
+
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        return self.table.schema
+
+    @contextlib.contextmanager
+    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+        """Stream the rows from ``since`` on, ordered by time and key."""
+        found = self.table
+        if since is not None:
+            found = found.filter(pc.greater_equal(found[self.time], pa.scalar(since)))
+        found = found.sort_by([(self.time, "ascending"), (self.key, "ascending")])
+        yield found.to_reader(max_chunksize=65_536)
+
+
+def _as_schema(batches: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Give every batch the declared types; the driver's own differ in detail."""
+    for batch in batches:
+        arrays = [column.cast(f.type) for column, f in zip(batch.columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _no_connection(table: str, error: psycopg.OperationalError) -> Exception:
+    """A wrong password stays wrong; a server that is down may come back."""
+    text = str(error).strip()
+    if any(sign in text for sign in ("authentication failed", "does not exist", "no password")):
+        return ConfigurationError(f"cannot log in to read {table}: {text}; check the connection")
+    return UnavailableError(f"the server of {table} does not answer: {text}")

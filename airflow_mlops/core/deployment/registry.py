@@ -1,0 +1,290 @@
+"""
+Who is champion: the ledger says so, MLflow's aliases are a cache of it.
+
+A promotion is one entry of the ledger. Aliases are written after it, and then the ledger is read
+again; a crash in between is put right by the next :meth:`ModelRegistry.reconcile`.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.core.errors import (
+    ConcurrentPromotionError,
+    ConfigurationError,
+    LedgerLostError,
+    ModelChangedError,
+    StaleCandidateError,
+    UnavailableError,
+)
+from airflow_mlops.core.ledger import Entry, Ledger, State
+from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.models import ModelStore, ModelVersion
+
+ANCHOR = "mlops.ledger"
+"""Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
+
+_ROUNDS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """
+    Who wants something decided, and why.
+
+    :param key: idempotency key: the same key gets the same answer.
+    :param by: a person, or the task that asks.
+    :param evidence: what the decision rests on; plain JSON types.
+    """
+
+    key: str
+    by: str
+    reason: str
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRegistry:
+    """
+    Candidates, champions and the way between them.
+
+    :param models: the model versions in MLflow.
+    :param ledger: the decisions.
+    """
+
+    models: ModelStore
+    ledger: Ledger
+
+    def champion(self, name: str) -> ModelRef | None:
+        """Return the champion by the ledger."""
+        version = self.ledger.state(name).champion
+        return None if version is None else ModelRef(name, version)
+
+    def propose(self, ref: ModelRef, ask: Ask, *, epoch: int, order: int) -> Entry:
+        """
+        Submit a candidate for its rollout.
+
+        :param epoch: entry that made the champion it was compared with.
+        :param order: number of the decision that led to it: a newer one wins for ever.
+        """
+        self._verified(ref)
+        draft = Entry(ref.name, "propose", "", ask.by, ask.reason, ref.version, epoch, order)
+        return self._record(ref.name, replace(draft, evidence=self._evidence(ref, ask)), ask)
+
+    def promote(self, ref: ModelRef, ask: Ask, *, epoch: int | None, order: int | None) -> Entry:
+        """
+        Make a version champion, if nobody decided otherwise meanwhile.
+
+        :param epoch: entry that made the champion it was compared with; ``None``: whichever.
+        :param order: number of the decision that led to it; ``None``: newer than all.
+        :raises ConcurrentPromotionError: if the champion changed since ``epoch``; on record.
+        :raises StaleCandidateError: if a newer candidate was promoted before; on record.
+        :raises ModelChangedError: if its files are not those that were evaluated.
+        """
+        self._verified(ref)
+        evidence = self._evidence(ref, ask)
+
+        def build(state: State) -> Entry:
+            draft = Entry(ref.name, "promote", "", ask.by, ask.reason, ref.version, state.epoch)
+            draft = replace(draft, evidence=evidence, order=order)
+            why = _objection(state, ref, epoch, order)
+            if not why:
+                return draft
+            return replace(
+                draft, op="refuse", reason=why, evidence={**evidence, "asked": "promote"}
+            )
+
+        request = {"op": "promote", "version": ref.version, "epoch": epoch, "order": order}
+        entry, _ = self.ledger.record(ref.name, ask.key, request, build)
+        self.reconcile(ref.name)
+        if entry.op == "refuse":
+            stale = entry.reason.startswith("stale")
+            raise (StaleCandidateError if stale else ConcurrentPromotionError)(entry.reason)
+        return entry
+
+    def rollback(self, name: str, ask: Ask, *, to: int | None = None) -> Entry:
+        """
+        Return to the previous champion, or to any version that ever was champion.
+
+        :raises ConfigurationError: if there is nothing to go back to.
+        :raises ModelChangedError: if the files of that version are not those that were evaluated.
+        """
+        before = self.ledger.state(name)
+        if before.of(ask.key) is None:
+            self._verified(ModelRef(name, _rollback_target(before, name, to)))
+
+        def build(state: State) -> Entry:
+            version = _rollback_target(state, name, to)
+            evidence = {**ask.evidence, "from": state.champion}
+            return Entry(
+                name, "rollback", "", ask.by, ask.reason, version, state.epoch, evidence=evidence
+            )
+
+        entry, _ = self.ledger.record(name, ask.key, {"op": "rollback", "to": to}, build)
+        self.reconcile(name)
+        return entry
+
+    def refuse(self, ref: ModelRef, ask: Ask, *, op: str = "refuse") -> Entry:
+        """Put on record that a candidate was refused by its gate, or rejected by a person."""
+        draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, evidence=ask.evidence)
+        return self._record(ref.name, draft, ask)
+
+    def reconcile(self, name: str) -> tuple[str, ...]:
+        """
+        Make MLflow's aliases agree with the ledger; an alias moved by hand is put on record.
+
+        :return: what had to be repaired, in words.
+        :raises LedgerLostError: if MLflow remembers an entry that the ledger does not have.
+        """
+        repaired: list[str] = []
+        for _ in range(_ROUNDS):
+            model = self._registered(name)
+            if model is None:
+                return ()
+            state = self.ledger.state(name)
+            if not state.entries:
+                return ()
+            _check_anchor(name, dict(model.tags).get(ANCHOR), state)
+            state = self._observe_move(name, model, state)
+            repaired += self._write_aliases(name, dict(model.aliases), state)
+            anchor = "{}:{}".format(*state.head)
+            if dict(model.tags).get(ANCHOR) != anchor:
+                self.models.client.set_registered_model_tag(name, ANCHOR, anchor)
+            if self.ledger.state(name).head == state.head:
+                return tuple(repaired)
+        msg = f"the aliases of {name} did not settle in {_ROUNDS} rounds; try again"
+        raise UnavailableError(msg)
+
+    def _record(self, name: str, draft: Entry, ask: Ask) -> Entry:
+        request = {"op": draft.op, "version": draft.version}
+        entry, _ = self.ledger.record(name, ask.key, request, lambda state: _at(draft, state))
+        self.reconcile(name)
+        return entry
+
+    def _verified(self, ref: ModelRef) -> ModelVersion:
+        """Check that a version is the canonical one of its recipe, with the evaluated files."""
+        version = self.models.get(ref)
+        if version.status != "READY":
+            msg = f"{ref} is {version.status} in MLflow, not READY; train again"
+            raise ConfigurationError(msg)
+        canonical = self.models.of_recipe(ref.name, version.recipe) if version.recipe else ()
+        if not canonical or canonical[0].ref != ref:
+            instead = f"; {canonical[0].ref} is" if canonical else ""
+            msg = f"{ref} is not the version its recipe stands for{instead}"
+            raise ConfigurationError(msg)
+        found = (version.run_id, version.digest)
+        known = self.ledger.state(ref.name).identity.get(ref.version, found)
+        if known != found:
+            msg = (
+                f"{ref} in MLflow is run {found[0]} with files {found[1][:16]}, the ledger names "
+                f"run {known[0]} with files {known[1][:16]}: it was changed, or made again"
+            )
+            raise ModelChangedError(msg)
+        with tempfile.TemporaryDirectory(prefix="mlops-verify-") as scratch:
+            self.models.fetch(version, Path(scratch))
+        return version
+
+    def _evidence(self, ref: ModelRef, ask: Ask) -> dict[str, Any]:
+        version = self.models.get(ref)
+        facts = {"run_id": version.run_id, "recipe": version.recipe, "digest": version.digest}
+        return {**ask.evidence, **facts}
+
+    def _registered(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.models.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            msg = f"MLflow does not answer about {name}: {error.message}"
+            raise UnavailableError(msg) from error
+
+    def _observe_move(self, name: str, model: Any, state: State) -> State:
+        """
+        Record that somebody else moved ``@champion``; it is put back afterwards.
+
+        A version that never was promoted was certainly set by hand. An earlier champion counts
+        only while the anchor says that the head has been applied: else it is a write under way.
+        """
+        found = dict(model.aliases).get("champion")
+        if found is None or int(found) == state.champion:
+            return state
+        applied = dict(model.tags).get(ANCHOR, "").partition(":")[0] == str(state.head[0])
+        if int(found) in state.ever and not applied:
+            return state
+        reason = f"@champion was {found}, the ledger says {state.champion}; the alias is put back"
+        draft = Entry(name, "observe", "", "reconcile", reason, int(found))
+        key, ask = f"observe:{state.head[0]}:{found}", {"op": "observe", "version": int(found)}
+        return self.ledger.record(name, key, ask, lambda now: _at(draft, now))[1]
+
+    def _write_aliases(self, name: str, aliases: Mapping[str, str], state: State) -> list[str]:
+        wanted = {
+            "champion": state.champion,
+            "previous": state.previous,
+            "challenger": state.challenger,
+        }
+        done = []
+        for alias, version in wanted.items():
+            found = aliases.get(alias)
+            if version is not None and found != str(version):
+                self.models.client.set_registered_model_alias(name, alias, str(version))
+                done.append(f"@{alias}: {found or 'nothing'} -> {version}")
+            elif version is None and found is not None:
+                self.models.client.delete_registered_model_alias(name, alias)
+                done.append(f"@{alias}: {found} -> nothing")
+        return done
+
+
+def _at(draft: Entry, state: State) -> Entry:
+    """Set the epoch of an entry that does not carry the one it was compared with."""
+    return draft if draft.epoch else replace(draft, epoch=state.epoch)
+
+
+def _objection(state: State, ref: ModelRef, epoch: int | None, order: int | None) -> str:
+    """Say why a promotion is not valid any more; empty if it is."""
+    if epoch is not None and epoch != state.epoch:
+        return (
+            f"conflict: {ref} was compared with the champion of entry {epoch}, but entry "
+            f"{state.epoch} changed it to {state.champion}; evaluate it again"
+        )
+    if order is not None and state.mark is not None and order <= state.mark:
+        return (
+            f"stale: {ref} comes from decision {order}, and a candidate of decision {state.mark} "
+            "was promoted before it"
+        )
+    if state.champion == ref.version:
+        return f"conflict: {ref} is champion already"
+    return ""
+
+
+def _rollback_target(state: State, name: str, to: int | None) -> int:
+    if to is None:
+        if state.previous is None:
+            msg = f"nothing to roll back to: {name} has had {len(state.ever)} champion(s)"
+            raise ConfigurationError(msg)
+        return state.previous
+    if to not in state.ever:
+        ever = ", ".join(map(str, sorted(state.ever))) or "none"
+        msg = f"{name}@{to} never was champion; champions so far: {ever}"
+        raise ConfigurationError(msg)
+    if to == state.champion:
+        msg = f"{name}@{to} is champion already"
+        raise ConfigurationError(msg)
+    return to
+
+
+def _check_anchor(name: str, anchor: str | None, state: State) -> None:
+    """Compare MLflow's copy of the head with the ledger."""
+    if not anchor:
+        return
+    number, _, digest = anchor.partition(":")
+    index = int(number) - 1
+    if not 0 <= index < len(state.entries) or state.entries[index].hash != digest:
+        msg = (
+            f"MLflow remembers entry {number} ({digest[:12]}) of {name}; the ledger ends at "
+            f"{state.head[0]} without it. Restore the newest backup before anything is decided"
+        )
+        raise LedgerLostError(msg)

@@ -1,0 +1,97 @@
+"""Score: rows in, predictions out; rows that break the contract are set aside with the reason."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.data.contract import Contract, row_breaks, schema_breaks
+from airflow_mlops.core.data.datasets import Slice
+from airflow_mlops.core.errors import ContractBrokenError
+from airflow_mlops.core.evaluation.offline import predictions
+from airflow_mlops.core.monitoring.observations import Observations
+from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.models import ModelStore
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """
+    What a scoring run did.
+
+    :param written: predictions that were not there before.
+    :param quarantined: rows set aside.
+    :param mean: mean prediction.
+    """
+
+    model: str
+    dataset: str
+    rows: int
+    written: int
+    quarantined: int
+    mean: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+def score(
+    models: ModelStore,
+    observations: Observations,
+    model: ModelRef,
+    rows: Slice,
+    *,
+    dataset: str,
+    time: str,
+    key: str,
+    run: str,
+) -> Scored:
+    """
+    Score rows with one model version, exactly once per row.
+
+    :param rows: the rows of a dataset version.
+    :param dataset: name of that version.
+    :param run: Dag run that scores.
+    :raises ContractBrokenError: if a column the model needs is missing or of another type.
+    :raises ModelChangedError: if the model's files are not those that were evaluated.
+    """
+    table = rows.to_arrow()
+    with models.opened(model) as loaded:
+        contract = Contract.from_dict(loaded.about["contract"])
+        fatal = [b for b in schema_breaks(contract, table.schema) if b.kind != "unexpected"]
+        if fatal:
+            msg = f"{dataset} does not fit what {model} was trained on: " + "; ".join(
+                map(str, fatal)
+            )
+            raise ContractBrokenError(msg)
+        good, breaks = row_breaks(contract, table, key)
+        kept = table.filter(good)
+        predicted = predictions(loaded, kept.to_pandas(), model) if kept.num_rows else np.empty(0)
+    out = pa.table(
+        {
+            "key": kept[key].cast(pa.string()),
+            "observed_at": kept[time],
+            "prediction": pa.array(predicted, pa.float64()),
+        }
+    )
+    written = observations.write_predictions(model, out, dataset=dataset, run=run)
+    reason = "; ".join(map(str, breaks))
+    bad = _quarantined(table.filter(pa.compute.invert(good)), time, key, reason)
+    observations.quarantine(model.name, dataset, bad, run=run)
+    mean = float(predicted.mean()) if len(predicted) else None
+    return Scored(str(model), dataset, table.num_rows, written, len(bad), mean)
+
+
+def _quarantined(rows: pa.Table, time: str, key: str, reason: str) -> list[Mapping[str, Any]]:
+    return [
+        {
+            "key": str(row[key]),
+            "observed_at": row[time],
+            "reason": reason,
+            "row": {name: None if value is None else str(value) for name, value in row.items()},
+        }
+        for row in rows.to_pylist()
+    ]

@@ -1,0 +1,111 @@
+"""Judge a candidate offline: score it and the champion on the same later rows."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from airflow_mlops.core.data.selection import Labelled
+from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
+from airflow_mlops.core.evaluation.gate import Evaluation
+from airflow_mlops.core.evaluation.metrics import CLASSIFICATION, SCORES, estimate, loss_function
+from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.models import ModelStore
+
+SMALL_BATCH = 32
+REPEATS = 20
+
+
+def evaluate(
+    store: ModelStore,
+    candidate: ModelRef,
+    champion: ModelRef | None,
+    holdout: Labelled,
+    *,
+    loss: str,
+    epoch: int,
+    seed: int,
+    burden: str = "not worse",
+) -> Evaluation:
+    """
+    Measure a candidate on rows it has not seen, and against the champion if that is fair.
+
+    :param holdout: labelled rows later than the candidate's training rows.
+    :param loss: the per-row loss that both are compared in.
+    :param epoch: entry of the ledger that made ``champion``.
+    :param burden: see :class:`~airflow_mlops.core.evaluation.gate.Evaluation`.
+    :raises ConfigurationError: if the loss is unknown.
+    :raises UserCodeError: if a model predicts something that is not a finite number.
+    """
+    function, y, frame = loss_function(loss), holdout.y, holdout.frame
+    with store.opened(candidate) as model:
+        predicted = predictions(model, frame, candidate)
+        load_ms = _p95(model, frame.head(SMALL_BATCH))
+    names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
+    if len(np.unique(y)) < 2:
+        names = [loss]
+    metrics = tuple(estimate(name, y, predicted, seed=seed) for name in names)
+    comparisons: tuple[Comparison, ...] = ()
+    note = _why_not_compared(store, champion, holdout)
+    if champion is not None and not note:
+        with store.opened(champion) as model:
+            other = predictions(model, frame, champion)
+        comparisons = (compare(loss, function(y, other), function(y, predicted)),)
+    span = holdout.selection
+    return Evaluation(
+        str(candidate),
+        None if champion is None else str(champion),
+        epoch,
+        span.since,
+        span.until,
+        metrics,
+        comparisons,
+        load_ms,
+        note,
+        burden,
+    )
+
+
+def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
+    """
+    Predict, and insist on one finite number per row.
+
+    :param model: something with ``predict(frame)``.
+    :param frame: rows, shape ``(n_rows, n_columns)``.
+    :raises UserCodeError: if the answer is not ``n_rows`` finite numbers.
+    """
+    found = np.asarray(model.predict(frame), dtype=np.float64)
+    if found.shape != (len(frame),) or not np.isfinite(found).all():
+        bad = int((~np.isfinite(found)).sum())
+        msg = (
+            f"{name} answered {found.shape} with {bad} values that are not finite for "
+            f"{len(frame)} rows; a model answers one finite number per row"
+        )
+        raise UserCodeError(msg)
+    return found
+
+
+def _why_not_compared(store: ModelStore, champion: ModelRef | None, holdout: Labelled) -> str:
+    """Say why a comparison would not be fair; empty if it is."""
+    if champion is None:
+        return "no champion yet"
+    if len(holdout) < MIN_ROWS:
+        return f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
+    with store.opened(champion) as model:
+        until = model.about["recipe"]["until"]
+    if datetime.fromisoformat(until) > datetime.fromisoformat(holdout.selection.since):
+        return f"champion {champion} was fitted on rows up to {until}, inside the hold-out"
+    return ""
+
+
+def _p95(model: Any, batch: Any) -> float:
+    """95th percentile of the wall time of one small batch, in milliseconds."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        model.predict(batch)
+        times.append(time.perf_counter() - start)
+    return float(np.quantile(times, 0.95) * 1000)

@@ -1,0 +1,143 @@
+"""What was measured, what was predicted, and which rows were set aside: tables of PostgreSQL."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+from psycopg.types.json import Jsonb
+
+from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+from airflow_mlops.core.refs import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """
+    One thing that a monitor measured.
+
+    :param monitor: ``contract``, ``drift``, ``performance`` and so on.
+    :param subject: what it was measured on, such as a dataset version.
+    :param body: the finding; plain JSON types.
+    """
+
+    monitor: str
+    subject: str
+    body: Mapping[str, Any]
+    recorded_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """
+    Findings, predictions and quarantined rows of one database.
+
+    :param dsn: libpq connection string of a login that has role ``mlops_writer``; never logged.
+    """
+
+    dsn: str = field(repr=False)
+
+    def record(self, model: str, monitor: str, subject: str, body: Mapping[str, Any]) -> None:
+        """Store a finding; the same monitor and subject is written over."""
+        with self._connected() as connection:
+            connection.execute(
+                "insert into mlops.observations (model, monitor, subject, body) "
+                "values (%s, %s, %s, %s) on conflict (model, monitor, subject) do update "
+                "set body = excluded.body, recorded_at = clock_timestamp()",
+                (model, monitor, subject, Jsonb(dict(body))),
+            )
+
+    def read(self, model: str, monitor: str, *, last: int = 200) -> tuple[Observation, ...]:
+        """Return the newest findings of one monitor, oldest first."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "select monitor, subject, body, recorded_at from mlops.observations "
+                "where model = %s and monitor = %s order by recorded_at desc limit %s",
+                (model, monitor, last),
+            ).fetchall()
+        return tuple(Observation(m, s, b, at.isoformat()) for m, s, b, at in reversed(rows))
+
+    def write_predictions(self, model: ModelRef, rows: pa.Table, *, dataset: str, run: str) -> int:
+        """
+        Store predictions, one per model version and key; those that are there stay as they are.
+
+        :param rows: columns ``key``, ``observed_at`` and ``prediction``.
+        :param dataset: dataset version that was scored.
+        :param run: Dag run that scored it.
+        :return: number of new predictions.
+        """
+        columns = ("key", "observed_at", "prediction")
+        with self._connected() as connection, connection.transaction():
+            connection.execute(
+                "create temporary table scored (key text, observed_at timestamptz, "
+                "prediction double precision) on commit drop"
+            )
+            _copy(connection, "copy scored from stdin (format csv)", rows.select(columns))
+            done = connection.execute(
+                "insert into mlops.predictions "
+                "(model, version, key, observed_at, prediction, dataset, run) "
+                "select %s, %s, key, observed_at, prediction, %s, %s from scored "
+                "on conflict (model, version, key) do nothing",
+                (model.name, model.version, dataset, run),
+            )
+            return done.rowcount
+
+    def predictions(self, model: ModelRef, since: datetime, until: datetime) -> pa.Table:
+        """Return ``key`` and ``prediction`` of one version for a span of time, by time and key."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "select key, prediction from mlops.predictions where model = %s and version = %s "
+                "and observed_at >= %s and observed_at < %s order by observed_at, key",
+                (model.name, model.version, since, until),
+            ).fetchall()
+        keys, values = zip(*rows, strict=True) if rows else ((), ())
+        return pa.table({"key": pa.array(keys, pa.string()), "p": pa.array(values, pa.float64())})
+
+    def quarantine(
+        self, model: str, dataset: str, rows: Sequence[Mapping[str, Any]], *, run: str
+    ) -> None:
+        """
+        Set rows aside with the reason; idempotent.
+
+        :param rows: mappings with ``key``, ``observed_at``, ``reason`` and ``row``.
+        """
+        with self._connected() as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into mlops.quarantine "
+                "(model, dataset, key, observed_at, reason, row, run) "
+                "values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+                [
+                    (model, dataset, r["key"], r["observed_at"], r["reason"], Jsonb(r["row"]), run)
+                    for r in rows
+                ],
+            )
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        try:
+            with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
+                yield connection
+        except psycopg.errors.UndefinedTable as error:
+            msg = "schema mlops is not in this database; make it: airflow mlops migrate"
+            raise ConfigurationError(msg) from error
+        except psycopg.OperationalError as error:
+            msg = f"the database of schema mlops does not answer: {error}"
+            raise UnavailableError(msg) from error
+
+
+def _copy(
+    connection: "psycopg.Connection[tuple[Any, ...]]", statement: str, rows: pa.Table
+) -> None:
+    """Stream a table into COPY as CSV, batch by batch."""
+    from pyarrow import csv
+
+    options = csv.WriteOptions(include_header=False)
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for batch in rows.to_batches(max_chunksize=100_000):
+            sink = io.BytesIO()
+            csv.write_csv(batch, sink, options)
+            copy.write(sink.getvalue())

@@ -1,0 +1,1 @@
+"""Retraining: whether it would help, decided from evidence and put on record."""

@@ -1,0 +1,79 @@
+"""Put decisions on record: once per state of the data, or once per refused round."""
+
+from airflow_mlops.core.ledger import Entry, Ledger, State
+from airflow_mlops.core.refs import canonical_digest
+from airflow_mlops.core.retraining.evidence import Decision, Evidence
+from airflow_mlops.policy import Retrain
+
+
+def record(
+    ledger: Ledger, evidence: Evidence, decision: Decision, policy: Retrain, *, by: str, until: str
+) -> Entry:
+    """
+    Put a decision on record, exactly once per state of data, labels, champion and request.
+
+    :param until: end of the newest labelled window, ISO 8601.
+    """
+    asked = evidence.request.seq if evidence.request else 0
+    version = evidence.champion.version if evidence.champion else 0
+    key = f"decide:{evidence.data}:{evidence.labels}:{version}:{asked}"
+    body = {
+        "trigger": decision.trigger,
+        "burden": decision.burden,
+        "params": dict(decision.params),
+        "facts": {k: None if v != v else v for k, v in decision.facts.items()},
+        "policy": canonical_digest(policy.to_dict())[:16],
+        "thresholds": policy.to_dict(),
+        "data": evidence.data,
+        "labels": evidence.labels,
+        "now": evidence.now,
+        "labelled_rows": evidence.labelled_rows,
+        "labelled_until": until,
+        "drifted": list(evidence.drifted),
+        "request": asked or None,
+        "round": 1,
+    }
+
+    def build(state: State) -> Entry:
+        return Entry(
+            evidence.model,
+            decision.op,
+            "",
+            by,
+            decision.reason,
+            evidence.champion.version if evidence.champion else None,
+            state.epoch,
+            evidence=body,
+        )
+
+    return ledger.record(evidence.model, key, {"op": "decide"}, build)[0]
+
+
+def next_round(ledger: Ledger, refused: Entry, decision: Entry, *, by: str, rounds: int) -> Entry:
+    """
+    Start another round after a refusal, with half the history; or tell people that none is left.
+
+    :param refused: entry by which the gate refused the candidate.
+    :param decision: entry of the ``retrain`` decision that led to it.
+    :param rounds: most rounds of one attempt.
+    """
+    number = int(decision.evidence["round"])
+    again = number < rounds
+    reason = (
+        f"round {number + 1} of {rounds} on half the history, after: {refused.reason}"
+        if again
+        else f"{number} of {rounds} rounds refused, a person has to look: {refused.reason}"
+    )
+    body = {
+        **decision.evidence,
+        "round": number + 1 if again else number,
+        "share": float(decision.evidence.get("share", 1.0)) / 2,
+        "after": refused.seq,
+    }
+
+    def build(state: State) -> Entry:
+        op = "retrain" if again else "ask"
+        return Entry(refused.model, op, "", by, reason, state.champion, state.epoch, evidence=body)
+
+    key = f"round:{decision.seq}"
+    return ledger.record(refused.model, key, {"op": "round"}, build)[0]

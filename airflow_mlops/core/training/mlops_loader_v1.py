@@ -1,0 +1,63 @@
+"""
+Loads a model folder of airflow_mlops anywhere: needs mlflow's pyfunc, pandas and skops.
+
+Shipped inside each model as MLflow ``code_paths``; no Airflow, nothing of this package. A change of
+the folder's layout is a new file ``mlops_loader_v2``.
+"""
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+import sys
+from typing import Any
+
+
+def _archived(folder: pathlib.Path, function: str) -> Any:
+    """Import the archived features under a name that only this content has."""
+    files = sorted((p.name, p.read_text(encoding="utf-8")) for p in folder.glob("*.py"))
+    name = f"_mlops_{function}_{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            msg = f"cannot load archived features in {folder}"
+            raise ImportError(msg)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return getattr(sys.modules[name], function)
+
+
+class Model:
+    """
+    Features and estimator of one version: rows in, one number per row out.
+
+    :param folder: the model's data folder.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        import skops.io
+
+        self.about: dict[str, Any] = json.loads((folder / "mlops.json").read_text("utf-8"))
+        self.build = _archived(folder / "features", self.about["build"])
+        self.estimator = skops.io.load(
+            folder / "estimator.skops", trusted=self.about["trusted_types"]
+        )
+
+    def predict(self, rows: Any, params: Any = None) -> Any:
+        """
+        Predict; a binary classifier answers the probability of its second class.
+
+        :param rows: frame with the columns of the source table, shape ``(n_rows, n_columns)``.
+        """
+        features = self.build(rows)
+        if hasattr(self.estimator, "predict_proba"):
+            return self.estimator.predict_proba(features)[:, 1]
+        return self.estimator.predict(features)
+
+
+def _load_pyfunc(path: str) -> Model:
+    """Entry point of MLflow's pyfunc flavour."""
+    return Model(pathlib.Path(path))

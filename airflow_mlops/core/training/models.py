@@ -1,0 +1,360 @@
+"""
+Model versions in MLflow: save, register exactly once, verify, load.
+
+MLflow's client with explicit ids only: no active run, no global tracking URI.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    ModelChangedError,
+    ModelNotFoundError,
+    UnavailableError,
+    UserCodeError,
+)
+from airflow_mlops.core.refs import ModelRef, Recipe
+from airflow_mlops.core.training import mlops_loader_v1
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RECIPE = "mlops.recipe"
+DIGEST = "mlops.digest"
+BASE_LOSS = "mlops.base_loss"
+TRAINING_ROWS = "mlops.training_rows"
+DATA, LABELS = "mlops.data", "mlops.labels"
+SINCE, UNTIL = "mlops.since", "mlops.until"
+PARAM_LETTERS = 6000
+"""MLflow cuts longer parameter values silently."""
+
+TRUSTED = (
+    "sklearn.tree._tree.Tree",
+    "sklearn._loss.link.",
+    "sklearn._loss._loss.",
+    "sklearn._loss.loss.",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.neighbors._dist_metrics.",
+    "sklearn.neighbors._kd_tree.",
+    "sklearn.neighbors._ball_tree.",
+    "numpy.random.",
+)
+"""Types skops does not trust by itself and this package does: numbers, no code."""
+
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """
+    One registered version.
+
+    :param run_id: MLflow run that made it.
+    :param recipe: id of its recipe.
+    :param digest: SHA-256 over the paths and bytes of its files.
+    :param tags: all its tags.
+    """
+
+    ref: ModelRef
+    run_id: str
+    recipe: str
+    digest: str
+    status: str
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def fact(self, name: str) -> str:
+        """
+        Return a tag that training wrote.
+
+        :raises ModelNotFoundError: if it is missing: the version was not trained by this package.
+        """
+        if name not in self.tags:
+            msg = f"{self.ref} has no tag {name}: it was not trained by airflow_mlops"
+            raise ModelNotFoundError(msg)
+        return self.tags[name]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStore:
+    """
+    The model versions of one MLflow server.
+
+    :param client: MLflow client, bound to its server.
+    """
+
+    client: "MlflowClient"
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the model's experiment; makes it and the registered model if needed."""
+        with _talking(name):
+            found = self.client.get_experiment_by_name(name)
+        if found is None:
+            with _talking(name, existing_is_fine=True):
+                self.client.create_experiment(name)
+            with _talking(name):
+                found = self.client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            msg = (
+                f"MLflow experiment {name!r} is deleted; restore it, or give the model another name"
+            )
+            raise ConfigurationError(msg)
+        with _talking(name, existing_is_fine=True):
+            self.client.create_registered_model(name)
+        return str(found.experiment_id)
+
+    def of_recipe(self, name: str, recipe: str) -> tuple[ModelVersion, ...]:
+        """Return all versions made from a recipe; the first is the canonical one, for ever."""
+        with _talking(name):
+            found = self.client.search_model_versions(
+                f"name='{name}' and tags.`{RECIPE}`='{recipe}'", max_results=1000
+            )
+        return tuple(sorted((_version(v) for v in found), key=lambda v: v.ref.version))
+
+    def get(self, ref: ModelRef) -> ModelVersion:
+        """
+        Return one version.
+
+        :raises ModelNotFoundError: if there is no such model or version.
+        """
+        with _talking(str(ref)):
+            return _version(self.client.get_model_version(ref.name, str(ref.version)))
+
+    def start(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> str:
+        """Create a run; its tags travel in the same call, so that none can be lost."""
+        experiment = self.experiment(name)
+        with _talking(name):
+            run = self.client.create_run(
+                experiment, run_name=f"{name} {recipe.id[:8]}", tags={RECIPE: recipe.id, **tags}
+            )
+        return str(run.info.run_id)
+
+    def log(
+        self, run_id: str, params: Mapping[str, Any], metrics: Mapping[str, float], folder: Path
+    ) -> None:
+        """
+        Log parameters, metrics and all files of a folder.
+
+        :raises ConfigurationError: if a parameter is longer than MLflow keeps.
+        :raises UserCodeError: if a metric is not finite.
+        """
+        from mlflow.entities import Param
+
+        texts = {name: str(value) for name, value in params.items()}
+        for name, text in texts.items():
+            if len(text) > PARAM_LETTERS:
+                msg = f"parameter {name} has {len(text)} letters; MLflow keeps {PARAM_LETTERS}"
+                raise ConfigurationError(msg)
+        with _talking(run_id):
+            self.client.log_batch(run_id, [], [Param(k, v) for k, v in texts.items()])
+        self.log_metrics(run_id, metrics)
+        with _talking(run_id):
+            self.client.log_artifacts(run_id, str(folder))
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """
+        Log metrics.
+
+        :raises UserCodeError: if one is not finite; MLflow would store a number instead.
+        """
+        from mlflow.entities import Metric
+
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                msg = f"metric {name} is {value}: no number to compare with"
+                raise UserCodeError(msg)
+        now = int(time.time() * 1000)
+        with _talking(run_id):
+            self.client.log_batch(run_id, [Metric(k, float(v), now, 0) for k, v in metrics.items()])
+
+    def log_document(self, run_id: str, name: str, text: str) -> None:
+        """Store a text as an artifact of a run."""
+        with _talking(run_id):
+            self.client.log_text(run_id, text, name)
+
+    def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> None:
+        """Create the version, its tags in the same call: the commit point of training."""
+        with _talking(name):
+            uri = self.client.get_run(run_id).info.artifact_uri
+            self.client.create_model_version(
+                name,
+                f"{uri}/model",
+                run_id=run_id,
+                tags=dict(tags),
+                await_creation_for=0,
+            )
+
+    def settle(self, versions: Sequence[ModelVersion]) -> None:
+        """
+        Clean up after retries and zombies; idempotent.
+
+        The canonical run ends FINISHED, every other run of the recipe KILLED, later versions go.
+
+        :param versions: what :meth:`of_recipe` found; not empty.
+        """
+        keep = versions[0]
+        for duplicate in versions[1:]:
+            with _talking(str(duplicate.ref), missing_is_fine=True):
+                self.client.delete_model_version(duplicate.ref.name, str(duplicate.ref.version))
+        experiment = self.experiment(keep.ref.name)
+        with _talking(keep.ref.name):
+            runs = self.client.search_runs([experiment], f"tags.`{RECIPE}`='{keep.recipe}'")
+        for run in runs:
+            status = "FINISHED" if run.info.run_id == keep.run_id else "KILLED"
+            with _talking(keep.ref.name):
+                if run.info.status != status:
+                    self.client.set_terminated(run.info.run_id, status)
+                if status == "KILLED":
+                    self.client.set_tag(run.info.run_id, "mlops.superseded_by", keep.run_id)
+
+    def fail(self, run_id: str) -> None:
+        """Close a run that did not make a model."""
+        with _talking(run_id):
+            self.client.set_terminated(run_id, "FAILED")
+
+    def fetch(self, version: ModelVersion, into: Path) -> Path:
+        """
+        Download the files of a version, and check that they are the evaluated ones.
+
+        :raises ModelChangedError: if a file was changed, lost or added.
+        """
+        with _talking(str(version.ref)):
+            try:
+                folder = Path(self.client.download_artifacts(version.run_id, "model", str(into)))
+            except OSError as error:
+                msg = f"files of {version.ref} are gone from run {version.run_id}: {error}"
+                raise ModelChangedError(msg) from error
+        found = tree_digest(folder)
+        if found != version.digest:
+            msg = (
+                f"files of {version.ref} are not those that were evaluated: digest {found[:16]}, "
+                f"recorded {version.digest[:16]}; roll back, or train again"
+            )
+            raise ModelChangedError(msg)
+        return folder
+
+    @contextlib.contextmanager
+    def opened(self, ref: ModelRef) -> Iterator[mlops_loader_v1.Model]:
+        """
+        Load a version after its files were verified; the files go when the block ends.
+
+        :raises ModelNotFoundError: if there is no such version.
+        :raises ModelChangedError: if its files are not those that were evaluated.
+        """
+        with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
+            folder = self.fetch(self.get(ref), Path(scratch))
+            yield mlops_loader_v1.Model(folder / "data")
+
+
+def save_model(
+    folder: Path,
+    *,
+    estimator: Any,
+    features: CodeArchive,
+    about: Mapping[str, Any],
+    example: Any,
+    requirements: Sequence[str],
+) -> str:
+    """
+    Write a pyfunc folder that loads anywhere, and return the digest of its files.
+
+    :param folder: where to; must not exist.
+    :param estimator: fitted scikit-learn estimator.
+    :param features: source of the ``build`` function, shipped inside.
+    :param about: facts that travel with the model; plain JSON types.
+    :param example: a few rows of the source, for the signature.
+    :raises UserCodeError: if the estimator holds types that are not on the list of trusted ones.
+    """
+    import mlflow.pyfunc
+    import skops.io
+    from mlflow.models import infer_signature
+
+    with tempfile.TemporaryDirectory(prefix="mlops-save-") as scratch:
+        data = Path(scratch) / "data"
+        features.save(data / "features")
+        skops.io.dump(estimator, data / "estimator.skops")
+        types = skops.io.get_untrusted_types(file=data / "estimator.skops")
+        unknown = [name for name in types if not name.startswith(TRUSTED)]
+        if unknown:
+            msg = (
+                f"estimator {type(estimator).__name__} holds types that may run code when loaded: "
+                f"{', '.join(unknown)}; use scikit-learn's own estimators"
+            )
+            raise UserCodeError(msg)
+        facts = {**about, "build": features.function, "trusted_types": types}
+        (data / "mlops.json").write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
+        mlflow.pyfunc.save_model(
+            str(folder),
+            loader_module=mlops_loader_v1.__name__.rpartition(".")[2],
+            data_path=str(data),
+            code_paths=[mlops_loader_v1.__file__],
+            pip_requirements=list(requirements),
+            signature=infer_signature(example),
+        )
+    return tree_digest(folder)
+
+
+def tree_digest(folder: Path) -> str:
+    """Return the SHA-256 over the sorted paths and bytes of all files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if "__pycache__" in name:
+            continue
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _version(found: Any) -> ModelVersion:
+    tags = dict(found.tags)
+    ref = ModelRef(found.name, int(found.version))
+    recipe, digest = tags.get(RECIPE, ""), tags.get(DIGEST, "")
+    return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags)
+
+
+@contextlib.contextmanager
+def _talking(
+    what: str, *, existing_is_fine: bool = False, missing_is_fine: bool = False
+) -> Iterator[None]:
+    """Give MLflow's errors their family."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        code = error.error_code
+        if code == "RESOURCE_ALREADY_EXISTS" and existing_is_fine:
+            return
+        if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            if missing_is_fine:
+                return
+            msg = f"MLflow knows no {what}: {error.message}"
+            raise ModelNotFoundError(msg) from error
+        if code in _REFUSED:
+            msg = f"MLflow refuses {what}: {error.message}"
+            raise ConfigurationError(msg) from error
+        msg = f"MLflow does not answer about {what}: {error.message}"
+        raise UnavailableError(msg) from error
+
+
+def ping(client: "MlflowClient") -> str:
+    """
+    Ask an MLflow server for anything, and return its address.
+
+    :raises UnavailableError: if it does not answer.
+    """
+    with _talking("the server"):
+        client.search_registered_models(max_results=1)
+    return str(client.tracking_uri)

@@ -1,0 +1,323 @@
+"""
+The front door: one declaration of policy becomes three Dags of ordinary operators.
+
+``Lifecycle`` holds frozen data; :func:`build` is a pure function from it to Dags. Nothing is read
+or asked while a Dag file is parsed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import DAG, Asset
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+from airflow.sdk.definitions.asset import Dataset, Model
+
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.refs import check_name
+from airflow_mlops.operators._base import MlopsOperator
+from airflow_mlops.operators.approval import ApproveModelOperator
+from airflow_mlops.operators.data import (
+    CheckContractOperator,
+    SelectRowsOperator,
+    SnapshotTableOperator,
+)
+from airflow_mlops.operators.deployment import (
+    PromoteModelOperator,
+    ScoreBatchOperator,
+    SmokeTestModelOperator,
+    SubmitCandidateOperator,
+)
+from airflow_mlops.operators.evaluation import (
+    EvaluateModelOperator,
+    JudgeCandidateOperator,
+    RetryRoundOperator,
+)
+from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
+from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
+from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+from airflow_mlops.policy import (
+    Approval,
+    AtLeast,
+    Drift,
+    Gate,
+    Growth,
+    Loads,
+    NotWorse,
+    OnRequest,
+    Probe,
+    Regret,
+    Retrain,
+    Table,
+    Trigger,
+    Window,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifecycle:
+    """
+    The whole life of one model, as policy.
+
+    Makes the Dags ``<name>__monitor``, ``<name>__train`` and ``<name>__rollout``; in a Dag file
+    nothing else is needed.
+
+    :param name: name of the model; lower case letters, digits, underscores.
+    :param data: where rows and labels come from.
+    :param select: which rows to learn from.
+    :param features: ``module:function`` of ``build(rows) -> frame``.
+    :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator``.
+    :param params: parameters for the training function.
+    :param seed: seed handed to the training function.
+    :param metric: per-row loss in which models are compared: ``brier``, ``log_loss``,
+        ``absolute_error`` or ``squared_error``.
+    :param retrain: reasons to retrain.
+    :param cooldown: shortest time between two attempts, by the clock of the data.
+    :param budget: most attempts in a span, by the clock of the data.
+    :param rounds: most rounds of one attempt; each further round learns from half the history.
+    :param gates: conditions a candidate has to meet.
+    :param approve: who may say yes; ``None`` is refused: a person approves every champion.
+    :param schedule: schedule of the monitor Dag.
+    :param notify: notifiers, called when a Dag of this model fails: a person has to look.
+    :param tags: tags of the Dags, beside ``mlops`` and the name.
+    :param retries: tries after the first one, for errors that may pass.
+    """
+
+    name: str
+    data: Table
+    select: Window
+    features: str
+    train: str
+    approve: Approval
+    params: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    metric: str = "brier"
+    retrain: Sequence[Trigger] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
+    cooldown: str = "7d"
+    budget: str = "4 per 30d"
+    rounds: int = 2
+    gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
+    schedule: str | None = "@daily"
+    notify: Sequence[Any] = ()
+    tags: Sequence[str] = ()
+    retries: int = 2
+    mlflow_conn_id: str = "mlflow_default"
+    dataset_conn_id: str = "dataset_default"
+    ledger_conn_id: str = "mlops_default"
+    dags: tuple[DAG, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for what in (self.features, self.train):
+            if what.count(":") != 1:
+                msg = f"Lifecycle {self.name!r}: {what!r} is not 'module:function'"
+                raise ConfigurationError(msg)
+        if not self.gates:
+            msg = f"Lifecycle {self.name!r} has no gates: a candidate needs a standard"
+            raise ConfigurationError(msg)
+        _refuse_twin(f"{self.name}__monitor")
+        object.__setattr__(self, "dags", build(self))
+
+    @property
+    def policy(self) -> Retrain:
+        """When to retrain, as one word."""
+        return Retrain(tuple(self.retrain), self.cooldown, self.budget)
+
+    @property
+    def labels(self) -> str:
+        """Name of the dataset of labels."""
+        return f"{self.name}.labels"
+
+    def asset(self, what: str) -> Asset:
+        """Return one of the model's assets: ``data``, ``request``, ``candidate``, ``champion``."""
+        kind: type[Asset] = {"data": Dataset, "request": Asset}.get(what, Model)
+        scheme = "delta" if what == "data" else "mlops"
+        return kind(name=f"{self.name}/{what}", uri=f"{scheme}://{self.name}/{what}")
+
+
+def build(life: Lifecycle) -> tuple[DAG, DAG, DAG]:
+    """Turn a policy into its three Dags."""
+    return _monitor(life), _train(life), _rollout(life)
+
+
+def _monitor(life: Lifecycle) -> DAG:
+    """New rows -> versioned, checked, scored, watched -> one decision."""
+    table, common = life.data, _common(life)
+    snapshots = {
+        "key": table.key,
+        "time": table.time,
+        "window": life.select.step,
+        "lateness": table.lateness,
+        "warehouse_conn_id": table.conn_id,
+    }
+    with _dag(life, "monitor", life.schedule) as dag:
+        snapshot = SnapshotTableOperator(
+            task_id="snapshot",
+            table=table.table,
+            dataset=life.name,
+            columns=table.columns,
+            outlets=[life.asset("data")],
+            **snapshots,
+            **common,
+        )
+        labels = SnapshotTableOperator(
+            task_id="labels",
+            table=table.labels,
+            dataset=life.labels,
+            columns=(table.key, table.time, table.label),
+            **snapshots,
+            **common,
+        )
+        rows: Any = snapshot.output
+        contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
+        score = ScoreBatchOperator(task_id="score", snapshot=rows, **common)
+        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
+        versions = {"data": _field(snapshot, "ref"), "labels": _field(labels, "ref")}
+        performance = MeasurePerformanceOperator(
+            task_id="performance",
+            label_column=table.label,
+            metric=life.metric,
+            **versions,
+            **common,
+        )
+        decide = DecideRetrainOperator(
+            task_id="decide",
+            policy=life.policy.to_dict(),
+            metric=life.metric,
+            broken=_field(contract, "fatal"),
+            trigger_rule="none_failed",
+            **versions,
+            **common,
+        )
+        request = RequestTrainingOperator(
+            task_id="request",
+            decision=decide.output,
+            outlets=[life.asset("request")],
+            **common,
+        )
+        contract >> score >> performance >> decide >> request
+        contract >> drift >> decide
+    return dag
+
+
+def _train(life: Lifecycle) -> DAG:
+    """A decision -> rows, features, model -> judged -> submitted, or another round."""
+    common = _common(life)
+    with _dag(life, "train", [life.asset("request")]) as dag:
+        select = SelectRowsOperator(
+            task_id="select", label_column=life.data.label, span=life.select.span, **common
+        )
+        selection = select.output
+        features = ArchiveFeaturesOperator(
+            task_id="features", features=life.features, selection=selection, **common
+        )
+        train = TrainModelOperator(
+            task_id="train",
+            features=life.features,
+            feature_set=features.output,
+            train=life.train,
+            selection=selection,
+            metric=life.metric,
+            train_params=dict(life.params),
+            seed=life.seed,
+            **common,
+        )
+        evaluate = EvaluateModelOperator(
+            task_id="evaluate",
+            trained=train.output,
+            selection=selection,
+            metric=life.metric,
+            **common,
+        )
+        gate = JudgeCandidateOperator(
+            task_id="gate",
+            evaluation=evaluate.output,
+            selection=selection,
+            gates=[gate.to_dict() for gate in life.gates],
+            **common,
+        )
+        SubmitCandidateOperator(
+            task_id="submit",
+            evaluation=evaluate.output,
+            verdict=gate.output,
+            selection=selection,
+            outlets=[life.asset("candidate")],
+            **common,
+        )
+        RetryRoundOperator(
+            task_id="another_round",
+            verdict=gate.output,
+            selection=selection,
+            rounds=life.rounds,
+            outlets=[life.asset("request")],
+            **common,
+        )
+    return dag
+
+
+def _rollout(life: Lifecycle) -> DAG:
+    """A candidate -> tried, approved by people -> champion."""
+    common = _common(life)
+    with _dag(life, "rollout", [life.asset("candidate")]) as dag:
+        smoke = SmokeTestModelOperator(task_id="smoke", data=life.name, **common)
+        approve = ApproveModelOperator(
+            task_id="approve",
+            model=life.name,
+            smoke=smoke.output,
+            by=life.approve.by,
+            within=life.approve.within,
+        )
+        PromoteModelOperator(
+            task_id="promote",
+            smoke=smoke.output,
+            answer=approve.output,
+            outlets=[life.asset("champion")],
+            **common,
+        )
+    return dag
+
+
+def _dag(life: Lifecycle, stage: str, schedule: Any) -> DAG:
+    return DAG(
+        f"{life.name}__{stage}",
+        schedule=schedule,
+        start_date=datetime(2020, 1, 1),  # noqa: DTZ001  (Airflow's default time zone applies)
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        default_args={"retries": life.retries, "owner": life.name},
+        on_failure_callback=list(life.notify) or None,
+        tags=["mlops", life.name, *life.tags],
+        doc_md=f"Stage *{stage}* of model **{life.name}**. Who decided what: "
+        f"`airflow mlops history {life.name}`",
+    )
+
+
+def _field(task: MlopsOperator, name: str) -> Any:
+    """Name one field of what a task returns."""
+    returned: Any = task.output
+    return returned[name]
+
+
+def _common(life: Lifecycle) -> dict[str, Any]:
+    return {
+        "model": life.name,
+        "mlflow_conn_id": life.mlflow_conn_id,
+        "dataset_conn_id": life.dataset_conn_id,
+        "ledger_conn_id": life.ledger_conn_id,
+    }
+
+
+def _refuse_twin(dag_id: str) -> None:
+    """
+    Refuse a second lifecycle of one name in one Dag file: Airflow would keep one of them silently.
+
+    :raises ConfigurationError: if a Dag of that id was made by the file that is being parsed.
+    """
+    module = DagContext.current_autoregister_module_name
+    for dag, found in DagContext.autoregistered_dags:
+        if module is not None and dag.dag_id == dag_id and found.__name__ == module:
+            name = dag_id.removesuffix("__monitor")
+            msg = f"two lifecycles are named {name!r} in one Dag file; give each model its own name"
+            raise ConfigurationError(msg)

@@ -1,0 +1,121 @@
+"""What every operator of this package shares: connections, retry policy, who it is."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule
+
+from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
+from airflow_mlops.hooks.datasets import DatasetHook
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.mlflow import MlflowHook
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.deployment.registry import ModelRegistry
+    from airflow_mlops.core.ledger import Entry, Ledger
+    from airflow_mlops.core.monitoring.observations import Observations
+    from airflow_mlops.core.training.models import ModelStore
+
+Xcom: TypeAlias = Any
+"""What another task returned: a mapping when the task runs, an XComArg while the Dag is written."""
+
+RETRY_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(UnavailableError, RetryAction.RETRY, reason="the service may come back"),
+        RetryRule([ConfigurationError, RejectedError], RetryAction.FAIL, reason="same again"),
+    ]
+)
+
+
+class MlopsOperator(BaseOperator):
+    """
+    Operator of one model, whose retries follow the error families of ``core.errors``.
+
+    :param model: name of the model (templated).
+    :param mlflow_conn_id: connection to MLflow (templated).
+    :param dataset_conn_id: connection to the dataset store (templated).
+    :param ledger_conn_id: connection to the database of schema ``mlops`` (templated).
+    """
+
+    template_fields: Collection[str] = (
+        "model",
+        "mlflow_conn_id",
+        "dataset_conn_id",
+        "ledger_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        dataset_conn_id: str = DatasetHook.default_conn_name,
+        ledger_conn_id: str = LedgerHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("retry_policy", RETRY_POLICY)
+        super().__init__(**kwargs)
+        self.model = model
+        self.mlflow_conn_id = mlflow_conn_id
+        self.dataset_conn_id = dataset_conn_id
+        self.ledger_conn_id = ledger_conn_id
+
+    def models(self) -> "ModelStore":
+        """Open the model versions in MLflow."""
+        return MlflowHook(self.mlflow_conn_id).models()
+
+    def datasets(self) -> "DatasetStore":
+        """Open the dataset store."""
+        return DatasetHook(self.dataset_conn_id).get_conn()
+
+    def ledger(self) -> "Ledger":
+        """Open the ledger."""
+        return LedgerHook(self.ledger_conn_id).get_conn()
+
+    def observations(self) -> "Observations":
+        """Open the findings and predictions."""
+        return LedgerHook(self.ledger_conn_id).observations()
+
+    def registry(self) -> "ModelRegistry":
+        """Open the registry: ledger and MLflow together."""
+        from airflow_mlops.core.deployment.registry import ModelRegistry
+
+        return ModelRegistry(self.models(), self.ledger())
+
+    def entry(self, number: int) -> "Entry":
+        """
+        Return one entry of the model's ledger.
+
+        :raises ConfigurationError: if there is no such entry.
+        """
+        entries = self.ledger().state(self.model).entries
+        if not 0 < number <= len(entries):
+            msg = f"the ledger of {self.model} has {len(entries)} entries, none is number {number}"
+            raise ConfigurationError(msg)
+        return entries[number - 1]
+
+
+def run_of(context: Context) -> str:
+    """Name this Dag run: it is written beside everything the run does."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{ti.run_id}"
+
+
+def task_of(context: Context) -> str:
+    """Name this task of this run; the same for every try."""
+    ti = context["ti"]
+    mapped = f"[{ti.map_index}]" if (ti.map_index or -1) >= 0 else ""
+    return f"{run_of(context)}/{ti.task_id}{mapped}"
+
+
+def newest_event(context: Context, field: str) -> int | None:
+    """Return the greatest ``field`` among the asset events that started this run, if any."""
+    events = context.get("triggering_asset_events") or {}
+    found = [
+        event.extra[field]
+        for asset in events
+        for event in events[asset]
+        if isinstance(event.extra, dict) and field in event.extra
+    ]
+    return max(map(int, found), default=None)

@@ -1,0 +1,175 @@
+"""Operators for data: snapshot, contract, selection."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import Context
+
+from airflow_mlops.core.errors import ContractBrokenError
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.hooks.warehouse import WarehouseHook
+from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
+from airflow_mlops.policy import duration
+
+
+class SnapshotTableOperator(MlopsOperator):
+    """
+    Version the new rows of a PostgreSQL table, exactly once per run.
+
+    Returns the commit as a plain dict: ``ref``, ``added``, ``since``, ``until``, ``digest`` and so
+    on. Without new rows the newest version is the answer.
+
+    :param table: table or view, ``schema.table`` (templated).
+    :param dataset: name of the dataset to append to (templated).
+    :param key: column that names a row.
+    :param time: timestamp column by which rows arrive.
+    :param columns: columns to read; none: all.
+    :param window: length of a window, such as ``"7d"``; fixed with the first snapshot.
+    :param lateness: how late a row may arrive behind newer ones.
+    :param warehouse_conn_id: connection to the PostgreSQL server (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "table", "dataset", "warehouse_conn_id")
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        dataset: str,
+        key: str,
+        time: str,
+        columns: Sequence[str] | None = None,
+        window: str = "7d",
+        lateness: str = "0d",
+        warehouse_conn_id: str = WarehouseHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.table = table
+        self.dataset = dataset
+        self.key = key
+        self.time = time
+        self.columns = columns
+        self.window = window
+        self.lateness = lateness
+        self.warehouse_conn_id = warehouse_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read what is new, and commit it as one version."""
+        source = WarehouseHook(self.warehouse_conn_id).source(
+            self.table, key=self.key, time=self.time, columns=self.columns
+        )
+        try:
+            commit = self.datasets().append(
+                self.dataset,
+                source,
+                app_key=task_of(context),
+                time=self.time,
+                key=self.key,
+                window=duration(self.window),
+                lateness=duration(self.lateness),
+                author=self.owner,
+                origin=f"{self.warehouse_conn_id}:{self.table}",
+                run=run_of(context),
+            )
+        except ContractBrokenError as error:
+            finding = {"status": "broken", "breaks": [str(error)], "dataset": self.dataset}
+            self.observations().record(self.model, "contract", run_of(context), finding)
+            raise
+        self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
+        return commit.to_dict()
+
+
+class CheckContractOperator(MlopsOperator):
+    """
+    Check the new rows against what the champion was trained on.
+
+    Returns the report; broken rows do not fail the task, scoring sets them aside. Without a
+    champion there is nothing to check against, and the report says so.
+
+    :param snapshot: what ``SnapshotTableOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "snapshot")
+
+    def __init__(self, *, snapshot: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare column by column, and note what was found."""
+        from airflow_mlops.core.data.contract import Contract, row_breaks, schema_breaks
+
+        ref = DatasetRef.parse(self.snapshot["ref"])
+        champion = self.ledger().state(self.model).champion
+        if champion is None:
+            return {"status": "no champion yet", "breaks": [], "fatal": [], "dataset": str(ref)}
+        table = self.datasets().open(ref)
+        since = datetime.fromisoformat(self.snapshot["since"])
+        rows = table.between(since).to_arrow()
+        with self.models().opened(ModelRef(self.model, champion)) as model:
+            contract = Contract.from_dict(model.about["contract"])
+        breaks = schema_breaks(contract, table.schema)
+        fatal = [str(b) for b in breaks if b.kind != "unexpected"]
+        if not fatal:
+            breaks = (*breaks, *row_breaks(contract, rows, table.key)[1])
+        finding = {
+            "status": "broken" if fatal else "findings" if breaks else "holds",
+            "breaks": [str(b) for b in breaks],
+            "fatal": fatal,
+            "dataset": str(ref),
+        }
+        self.observations().record(self.model, "contract", run_of(context), finding)
+        self.log.info("contract of %s@%s %s: %s", self.model, champion, finding["status"], breaks)
+        return finding
+
+
+class SelectRowsOperator(MlopsOperator):
+    """
+    Turn a decision to retrain into the rows to learn from, and the later rows to be judged on.
+
+    The decision is the one whose event started this run, else the newest on record.
+
+    :param label_column: column of the labels.
+    :param span: how much history to learn from, such as ``"182d"``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "label_column", "span")
+
+    def __init__(self, *, label_column: str, span: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_column = label_column
+        self.span = span
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read the decision, and name the rows; nothing is copied."""
+        from airflow_mlops.core.data.selection import train_and_holdout
+        from airflow_mlops.core.errors import ConfigurationError
+
+        state = self.ledger().state(self.model)
+        number = newest_event(context, "decision")
+        last = state.last("retrain")
+        decision = self.entry(number) if number else last
+        if decision is None:
+            msg = f"no decision to retrain {self.model} is on record: airflow mlops retrain"
+            raise ConfigurationError(msg)
+        evidence, store = decision.evidence, self.datasets()
+        span = duration(self.span) * float(evidence.get("share", 1.0))
+        learn, holdout = train_and_holdout(
+            store.open(DatasetRef.parse(evidence["data"])),
+            store.open(DatasetRef.parse(evidence["labels"])),
+            label=self.label_column,
+            span=span,
+        )
+        self.log.info("decision %d: %s", decision.seq, decision.reason)
+        return {
+            "decision": decision.seq,
+            "reason": decision.reason,
+            "burden": evidence["burden"],
+            "params": evidence["params"],
+            "train": learn.to_dict(),
+            "holdout": holdout.to_dict(),
+            "champion": state.champion,
+            "epoch": state.epoch,
+        }

@@ -1,0 +1,273 @@
+"""Operators for deployment: submit, smoke test, promote, roll back, score."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.hooks.mlflow import MlflowHook
+from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
+from airflow_mlops.operators.links import ModelVersionLink
+
+
+class SubmitCandidateOperator(MlopsOperator):
+    """
+    Submit a candidate that its gate did not refuse; skipped if it was refused.
+
+    Its outlet is the asset that starts a rollout.
+
+    :param evaluation: what ``EvaluateModelOperator`` returned (templated).
+    :param verdict: what ``JudgeCandidateOperator`` returned (templated).
+    :param selection: what ``SelectRowsOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "evaluation", "verdict", "selection")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        evaluation: Xcom,
+        verdict: Xcom,
+        selection: Xcom,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.evaluation = evaluation
+        self.verdict = verdict
+        self.selection = selection
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Put the proposal on record, with the numbers people will decide by."""
+        from airflow_mlops.core.deployment.registry import Ask
+
+        if self.verdict["status"] == "failed":
+            msg = f"refused by the gate: {self.verdict['reason']}"
+            raise AirflowSkipException(msg)
+        ref = ModelRef.parse(self.evaluation["model"])
+        decision = self.selection["decision"]
+        evidence = {
+            "decision": decision,
+            "why": self.selection["reason"],
+            "verdict": dict(self.verdict),
+            "evaluation": dict(self.evaluation),
+        }
+        ask = Ask(f"propose:{decision}", task_of(context), self.verdict["reason"], evidence)
+        entry = self.registry().propose(ref, ask, epoch=self.selection["epoch"], order=decision)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"proposal": entry.seq, "model": str(ref)}
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
+        self.log.info("%s proposed as entry %d: %s", ref, entry.seq, entry.reason)
+        return {"proposal": entry.seq, "model": str(ref)}
+
+
+class SmokeTestModelOperator(MlopsOperator):
+    """
+    Load the proposed candidate from its stored files, let it answer, and write its card.
+
+    The proposal is the one whose event started this run, else the newest on record. Returns the
+    card as Markdown, and what an approval is bound to.
+
+    :param data: name of the dataset whose newest rows are tried (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "data")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(self, *, data: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Verify the files, predict the newest window, and describe what is proposed."""
+        from airflow_mlops.core.errors import ConfigurationError
+        from airflow_mlops.core.evaluation.offline import predictions
+
+        state = self.ledger().state(self.model)
+        number = newest_event(context, "proposal")
+        proposal = self.entry(number) if number else state.last("propose")
+        if proposal is None or proposal.version is None:
+            msg = f"no candidate of {self.model} was proposed yet"
+            raise ConfigurationError(msg)
+        if state.challenger != proposal.version:
+            msg = f"{self.model}@{proposal.version} was settled or superseded meanwhile"
+            raise AirflowSkipException(msg)
+        ref, hook = ModelRef(self.model, proposal.version), MlflowHook(self.mlflow_conn_id)
+        store = self.datasets()
+        newest = store.latest(self.data)
+        if newest is None:
+            msg = f"no dataset {self.data!r} to try {ref} on"
+            raise ConfigurationError(msg)
+        table = store.open(newest)
+        rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
+        with hook.models().opened(ref) as model:
+            found = predictions(model, rows.to_pandas(), ref)
+        self.urls = {ModelVersionLink.name: hook.model_url(ref)}
+        self.log.info("%s answers %d rows of %s", ref, len(found), newest)
+        return {
+            "proposal": proposal.seq,
+            "model": str(ref),
+            "champion": state.champion,
+            "card": card(ref, state.champion, proposal.evidence, hook.model_url(ref)),
+        }
+
+
+class PromoteModelOperator(MlopsOperator):
+    """
+    Do what the approver said: promote, reject, or ask for a retrain with changes.
+
+    Skipped unless the answer was *promote*. Its outlet is the asset of the champion.
+
+    :param smoke: what ``SmokeTestModelOperator`` returned (templated).
+    :param answer: what ``ApproveModelOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "smoke", "answer")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(self, *, smoke: Xcom, answer: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.smoke = smoke
+        self.answer = answer
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Decide in the ledger, then write the aliases.
+
+        :raises RejectedError: if the candidate was superseded, or its files were changed.
+        """
+        from airflow_mlops.core.deployment.registry import Ask
+
+        proposal = self.entry(self.smoke["proposal"])
+        ref, choice = ModelRef.parse(self.smoke["model"]), self.answer["choice"]
+        note = self.answer["note"] or f"{choice}d"
+        evidence = {
+            "proposal": proposal.seq,
+            "decision": proposal.evidence["decision"],
+            "answer": dict(self.answer),
+            "verdict": proposal.evidence["verdict"],
+        }
+        ask = Ask(f"answer:{proposal.seq}", self.answer["by"], note, evidence)
+        registry = self.registry()
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
+        if choice != "promote":
+            registry.refuse(ref, ask, op="reject")
+            if choice == "retrain":
+                _ask_again(registry.ledger, self.model, ask)
+            msg = f"{ref} was not promoted: {self.answer['by']} answered {choice}: {note}"
+            raise AirflowSkipException(msg)
+        entry = registry.promote(ref, ask, epoch=proposal.epoch, order=proposal.order)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
+        self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)
+        return {"model": str(ref), "entry": entry.seq}
+
+
+class RollbackModelOperator(MlopsOperator):
+    """
+    Return to the previous champion, or to a named earlier one.
+
+    :param reason: why; it is put on record (templated).
+    :param to: version to return to; none: the previous champion (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "reason", "to")
+
+    def __init__(self, *, reason: str, to: int | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reason = reason
+        self.to = to
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Decide in the ledger, then write the aliases."""
+        from airflow_mlops.core.deployment.registry import Ask
+
+        ask = Ask(f"rollback:{task_of(context)}", task_of(context), self.reason, {})
+        to = int(self.to) if self.to not in (None, "", "None") else None
+        entry = self.registry().rollback(self.model, ask, to=to)
+        self.log.info("%s@%s is champion again (entry %d)", self.model, entry.version, entry.seq)
+        return {"model": f"{self.model}@{entry.version}", "entry": entry.seq}
+
+
+class ScoreBatchOperator(MlopsOperator):
+    """
+    Score the new rows with the champion; skipped while there is none.
+
+    :param snapshot: what ``SnapshotTableOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "snapshot")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(self, *, snapshot: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Predict, and write one row per key; rows that break the contract go to quarantine."""
+        from airflow_mlops.core.deployment.scoring import score
+
+        champion = self.ledger().state(self.model).champion
+        if champion is None:
+            msg = f"{self.model} has no champion yet"
+            raise AirflowSkipException(msg)
+        ref, version = ModelRef(self.model, champion), DatasetRef.parse(self.snapshot["ref"])
+        table, hook = self.datasets().open(version), MlflowHook(self.mlflow_conn_id)
+        done = score(
+            hook.models(),
+            self.observations(),
+            ref,
+            table.between(datetime.fromisoformat(self.snapshot["since"])),
+            dataset=str(version),
+            time=table.time,
+            key=table.key,
+            run=run_of(context),
+        )
+        self.urls = {ModelVersionLink.name: hook.model_url(ref)}
+        self.log.info("%s: %d new predictions for %d rows", ref, done.written, done.rows)
+        return done.to_dict()
+
+
+def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: str) -> str:
+    """
+    Describe a candidate in Markdown: what it is, what it was measured to do, what is uncertain.
+
+    :param evidence: of the ledger's proposal.
+    """
+    found, verdict = evidence["evaluation"], evidence["verdict"]
+    against = f"{ref.name}@{champion}" if champion is not None else "no champion yet"
+    lines = [
+        f"**{ref}** against **{against}** ([in MLflow]({url}))",
+        "",
+        f"Why it was trained: {evidence['why']}",
+        "",
+        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen.",
+        "",
+        "| condition | result | numbers |",
+        "| --- | --- | --- |",
+        *(f"| {c['gate']} | {c['status']} | {c['reason']} |" for c in verdict["checks"]),
+        "",
+        "| metric | value | 95 % interval |",
+        "| --- | --- | --- |",
+        *(
+            f"| {m['metric']} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
+            for m in found["metrics"]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _ask_again(ledger: Any, model: str, ask: Any) -> None:
+    """Put the approver's wish for another model on record; the next decision answers it."""
+    from airflow_mlops.core.ledger import Entry
+
+    params = ask.evidence["answer"].get("params") or {}
+    draft = Entry(model, "request", "", ask.by, ask.reason, evidence={"params": params})
+    ledger.record(model, f"{ask.key}:request", {"op": "request"}, lambda _: draft)

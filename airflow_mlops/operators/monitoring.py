@@ -1,0 +1,140 @@
+"""Operators for monitoring: drift of the data, performance of the champion."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.operators._base import MlopsOperator, Xcom
+
+
+class DetectDriftOperator(MlopsOperator):
+    """
+    Compare the newest windows with the rows the champion was trained on.
+
+    Returns one drift report per new window. Drift is a finding: the task succeeds either way, and
+    the decision weighs it. Skipped while there is no champion.
+
+    :param snapshot: what ``SnapshotTableOperator`` returned (templated).
+    :param columns: columns to compare; none: all but key and time.
+    :param engine: ``profile`` for tables of any size, ``evidently`` for frames that fit in memory.
+    :param alpha: rate of false alarms, per window and over all columns.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "columns", "engine")
+
+    def __init__(
+        self,
+        *,
+        snapshot: Xcom,
+        columns: Sequence[str] | None = None,
+        engine: str = "profile",
+        alpha: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.columns = columns
+        self.engine = engine
+        self.alpha = alpha
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare each window that the snapshot wrote, and note the findings."""
+        from airflow_mlops.core.monitoring.drift import detect_drift
+        from airflow_mlops.core.training import models
+
+        champion = self.ledger().state(self.model).champion
+        if champion is None:
+            msg = f"{self.model} has no champion to compare with yet"
+            raise AirflowSkipException(msg)
+        ref, store = ModelRef(self.model, champion), self.datasets()
+        version = self.models().get(ref)
+        reference = store.open(DatasetRef.parse(version.fact(models.DATA))).between(
+            datetime.fromisoformat(version.fact(models.SINCE)),
+            datetime.fromisoformat(version.fact(models.UNTIL)),
+        )
+        current = store.open(DatasetRef.parse(self.snapshot["ref"]))
+        columns = self.columns or [
+            name for name in current.schema.names if name not in (current.key, current.time)
+        ]
+        found = {}
+        for window in _written(self.snapshot):
+            since, until = (datetime.fromisoformat(window[k]) for k in ("start", "end"))
+            rows = current.between(since, until)
+            report = detect_drift(
+                reference, rows, columns=columns, engine=self.engine, alpha=self.alpha
+            )
+            body = report.to_dict() | {"model": str(ref), "window": window["index"]}
+            self.observations().record(self.model, "drift", f"{ref}:{window['index']}", body)
+            names = ", ".join(report.drifted) or "none"
+            self.log.info("window %d: drifted columns: %s", window["index"], names)
+            found[str(window["index"])] = list(report.drifted)
+        return {"model": str(ref), "reference": str(version.fact(models.DATA)), "drifted": found}
+
+
+class MeasurePerformanceOperator(MlopsOperator):
+    """
+    Measure the champion on every window whose labels have arrived; skipped without a champion.
+
+    :param data: dataset version of the rows, ``name@version`` (templated).
+    :param labels: dataset version of the labels, ``name@version`` (templated).
+    :param label_column: column of the labels.
+    :param metric: per-row loss.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "data", "labels", "label_column", "metric")
+
+    def __init__(
+        self, *, data: str, labels: str, label_column: str, metric: str = "brier", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.labels = labels
+        self.label_column = label_column
+        self.metric = metric
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Join predictions with labels, window by window."""
+        from airflow_mlops.core.evaluation.metrics import loss_function
+        from airflow_mlops.core.monitoring.performance import PerformanceMonitor
+
+        champion = self.ledger().state(self.model).champion
+        if champion is None:
+            msg = f"{self.model} has no champion to measure yet"
+            raise AirflowSkipException(msg)
+        store = self.datasets()
+        monitor = PerformanceMonitor(
+            store,
+            self.models(),
+            self.observations(),
+            store.open(DatasetRef.parse(self.data)),
+            store.open(DatasetRef.parse(self.labels)),
+            self.label_column,
+            self.metric,
+            loss_function(self.metric),
+        )
+        windows = monitor.measure(ModelRef(self.model, champion))
+        newest = windows[-1] if windows else None
+        if newest is not None:
+            self.log.info(
+                "%s in window %d: %s %.4f, a fresh small model %.4f, on %d rows",
+                newest.model,
+                newest.index,
+                newest.metric,
+                newest.loss,
+                newest.probe_loss,
+                newest.rows,
+            )
+        return {
+            "model": f"{self.model}@{champion}",
+            "windows": len(windows),
+            "newest": None if newest is None else newest.to_dict(),
+        }
+
+
+def _written(snapshot: Xcom) -> list[Mapping[str, Any]]:
+    """Windows that a snapshot wrote; none if it found no new rows."""
+    return list(snapshot["windows"]) if snapshot["added"] else []

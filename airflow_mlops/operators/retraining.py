@@ -1,0 +1,167 @@
+"""Operators for retraining: decide from evidence, and request a training run."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Context, conf
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.operators.links import DecisionLink
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.ledger import State
+    from airflow_mlops.core.retraining.evidence import Champion, Evidence
+
+
+class DecideRetrainOperator(MlopsOperator):
+    """
+    Weigh what the monitors found, and decide whether to retrain; the answer is put on record.
+
+    Re-reads the state instead of trusting its trigger: asked twice about the same data it gives
+    the same answer and no second entry.
+
+    :param data: dataset version of the rows, ``name@version`` (templated).
+    :param labels: dataset version of the labels, ``name@version`` (templated).
+    :param policy: ``policy.Retrain`` as a dict.
+    :param metric: per-row loss of the windows.
+    :param broken: breaks of the contract, in words (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "data", "labels", "policy", "broken")
+    operator_extra_links = (DecisionLink(),)
+
+    def __init__(
+        self,
+        *,
+        data: str,
+        labels: str,
+        policy: Mapping[str, Any],
+        metric: str = "brier",
+        broken: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.labels = labels
+        self.policy = policy
+        self.metric = metric
+        self.broken = broken
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Gather the evidence, decide, and append the decision to the ledger."""
+        from airflow_mlops.core.data.selection import labelled_until
+        from airflow_mlops.core.retraining.decide import decide
+        from airflow_mlops.core.retraining.record import record
+        from airflow_mlops.policy import Retrain
+
+        for repair in self.registry().reconcile(self.model):
+            self.log.warning("alias repaired: %s", repair)
+        policy, ledger = Retrain.from_dict(self.policy), self.ledger()
+        evidence = self._evidence(ledger.state(self.model))
+        until = labelled_until(self.datasets().open(DatasetRef.parse(self.labels)))
+        entry = record(
+            ledger,
+            evidence,
+            decide(evidence, policy),
+            policy,
+            by=task_of(context),
+            until=until.isoformat(),
+        )
+        self.registry().reconcile(self.model)
+        self.urls = {DecisionLink.name: _xcom_page(context)}
+        self.log.info("%s: %s", entry.op, entry.reason)
+        return {
+            "decision": entry.seq,
+            "op": entry.op,
+            "reason": entry.reason,
+            "trigger": entry.evidence["trigger"],
+            "facts": entry.evidence["facts"],
+            "drifted": entry.evidence["drifted"],
+        }
+
+    def _evidence(self, state: "State") -> "Evidence":
+        """Read what the monitors wrote about the champion."""
+        from airflow_mlops.core.monitoring.performance import ServedWindow
+        from airflow_mlops.core.retraining.evidence import gather
+
+        store, observations = self.datasets(), self.observations()
+        data = store.open(DatasetRef.parse(self.data))
+        labels = store.open(DatasetRef.parse(self.labels))
+        name = f"{self.model}@{state.champion}"
+        served = [
+            window
+            for o in observations.read(self.model, "performance")
+            if (window := ServedWindow.from_dict(o.body)).model == name
+            and window.metric == self.metric
+        ]
+        drift = {
+            o.body["window"]: (bool(o.body["drifted"]), tuple(o.body["drifted"]))
+            for o in observations.read(self.model, "drift")
+            if o.body["model"] == name
+        }
+        return gather(
+            state,
+            model=self.model,
+            data=self.data,
+            labels=self.labels,
+            now=data.watermark.isoformat() if data.watermark else "",
+            champion=self._champion(state),
+            windows=sorted(served, key=lambda w: w.index),
+            drift=[drift[index] for index in sorted(drift)],
+            labelled_rows=labels.rows,
+            broken=self.broken,
+        )
+
+    def _champion(self, state: "State") -> "Champion | None":
+        from airflow_mlops.core.retraining.evidence import Champion
+        from airflow_mlops.core.training import models
+
+        if state.champion is None:
+            return None
+        version = self.models().get(ModelRef(self.model, state.champion))
+        loss, rows = version.fact(models.BASE_LOSS), version.fact(models.TRAINING_ROWS)
+        return Champion(state.champion, float(loss), int(rows))
+
+
+class RequestTrainingOperator(MlopsOperator):
+    """
+    Start a training run if the decision was *retrain*; skipped otherwise.
+
+    Its outlet is the asset that the training Dag waits for. *ask* fails the task, so that people
+    are told: somebody has to look.
+
+    :param decision: what ``DecideRetrainOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "decision")
+
+    def __init__(self, *, decision: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.decision = decision
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Emit the event, or skip.
+
+        :raises RejectedError: if a person has to look first.
+        """
+        from airflow_mlops.core.errors import RejectedError
+
+        op, reason = self.decision["op"], self.decision["reason"]
+        if op == "ask":
+            raise RejectedError(reason)
+        if op != "retrain":
+            msg = f"{op}: {reason}"
+            raise AirflowSkipException(msg)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"decision": self.decision["decision"]}
+        return {"decision": self.decision["decision"], "reason": reason}
+
+
+def _xcom_page(context: Context) -> str:
+    """Address of the page that shows the whole decision."""
+    ti, base = context["ti"], conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{base}/dags/{ti.dag_id}/runs/{ti.run_id}/tasks/{ti.task_id}/xcom"

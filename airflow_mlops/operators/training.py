@@ -1,0 +1,179 @@
+"""Operators for training: archive the features, train exactly once."""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Context
+
+from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
+from airflow_mlops.hooks.mlflow import MlflowHook
+from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of
+from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
+
+
+class ArchiveFeaturesOperator(MlopsOperator):
+    """
+    Give the feature code a version: a hash of what it does and of the columns it reads.
+
+    :param features: ``module:function`` of ``build(rows) -> frame`` (templated).
+    :param selection: what ``SelectRowsOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "features", "selection")
+
+    def __init__(self, *, features: str, selection: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.features = features
+        self.selection = selection
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read the source, check that it can travel with a model, and hash it."""
+        from airflow_mlops.core.data.contract import logical_types
+        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.refs import DatasetRef
+
+        code = archive(self.features)
+        table = self.datasets().open(DatasetRef.parse(self.selection["train"]["data"]))
+        columns = logical_types(table.schema)
+        ref = FeatureRef(f"{self.model}.features", feature_version(code, columns))
+        self.log.info("%s from %s", ref, self.features)
+        return {"ref": str(ref), "columns": columns, "files": sorted(code.files)}
+
+
+class TrainModelOperator(MlopsOperator):
+    """
+    Train the recipe, exactly once, and register the version in MLflow.
+
+    :param features: ``module:function`` of ``build(rows) -> frame`` (templated).
+    :param feature_set: what ``ArchiveFeaturesOperator`` returned (templated).
+    :param train: ``module:function`` of ``fit(X, y, *, seed, **params)`` (templated).
+    :param selection: what ``SelectRowsOperator`` returned (templated).
+    :param metric: per-row loss of the backtest.
+    :param train_params: parameters for the training function; those of the decision replace them
+        (templated).
+    :param seed: seed handed to the training function.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "features",
+        "feature_set",
+        "train",
+        "selection",
+        "train_params",
+    )
+    operator_extra_links = (MlflowRunLink(), ModelVersionLink())
+
+    def __init__(
+        self,
+        *,
+        features: str,
+        feature_set: Xcom,
+        train: str,
+        selection: Xcom,
+        metric: str = "brier",
+        train_params: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.features = features
+        self.feature_set = feature_set
+        self.train = train
+        self.selection = selection
+        self.metric = metric
+        self.train_params = train_params
+        self.seed = seed
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Collect the recipe's parts, train, and return the version."""
+        from airflow_mlops.core.evaluation.metrics import loss_function
+        from airflow_mlops.core.training.fit import train_model
+
+        hook = MlflowHook(self.mlflow_conn_id)
+        training = self._training(context)
+        done = train_model(
+            hook.models(),
+            training,
+            loss=(self.metric, loss_function(self.metric)),
+            tags=self._tags(context),
+        )
+        self.urls = {
+            MlflowRunLink.name: hook.run_url(done.run_id),
+            ModelVersionLink.name: hook.model_url(ModelRef.parse(done.model)),
+        }
+        self.log.info("%s from recipe %s, %d rows", done.model, done.recipe[:12], done.rows)
+        return done.to_dict()
+
+    def _training(self, context: Context) -> Any:
+        """Read the rows and the code, and write the recipe."""
+        from airflow_mlops.core.data.contract import infer_contract
+        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.data.selection import Selection
+        from airflow_mlops.core.errors import ConfigurationError
+        from airflow_mlops.core.evaluation.metrics import CLASSIFICATION
+        from airflow_mlops.core.refs import DatasetRef
+        from airflow_mlops.core.training.fit import Training
+        from airflow_mlops.core.training.provenance import code_version, environment
+
+        selection = Selection.from_dict(self.selection["train"])
+        store, features, train = self.datasets(), archive(self.features), archive(self.train)
+        version = f"{self.model}.features@{feature_version(features, self.feature_set['columns'])}"
+        if version != self.feature_set["ref"]:
+            msg = f"{self.features} changed under way: {self.feature_set['ref']} is {version} now"
+            raise ConfigurationError(msg)
+        rows = selection.read(store)
+        if self.metric in CLASSIFICATION:
+            rows.check_classes()
+        data, labels = (
+            store.open(DatasetRef.parse(ref)) for ref in (selection.data, selection.labels)
+        )
+        found, params = environment(), {**(self.train_params or {}), **self.selection["params"]}
+        recipe = Recipe(
+            model=self.model,
+            data=selection.data,
+            data_digest=data.digest,
+            labels=selection.labels,
+            labels_digest=labels.digest,
+            since=selection.since,
+            until=selection.until,
+            features=version,
+            train=self.train,
+            train_code=train.digest,
+            params=params,
+            seed=self.seed,
+            code=code_version(_dag_folder(context), declared=_bundle_version(context)),
+            environment=found.id,
+        )
+        span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
+        profile = data.between(*span).profile()
+        contract = infer_contract(data.schema, profile, exclude=(rows.key, rows.time))
+        return Training(recipe, rows, features, train, found, {"contract": contract.to_dict()})
+
+    def _tags(self, context: Context) -> dict[str, str]:
+        ti = context["ti"]
+        return {
+            "airflow.dag_id": ti.dag_id,
+            "airflow.run_id": ti.run_id,
+            "airflow.task_id": ti.task_id,
+            "airflow.try_number": str(ti.try_number),
+            "mlops.decision": str(self.selection["decision"]),
+            "mlops.author": self.owner,
+            "airflow.run": run_of(context),
+        }
+
+
+def _bundle_version(context: Context) -> str | None:
+    """Version of the Dag bundle, else the commit that the image was built from."""
+    bundle = getattr(context["ti"], "bundle_instance", None)
+    built_from = os.environ.get("MLOPS_GIT_SHA")  # noqa: TID251  (set by an image, no secret)
+    return getattr(bundle, "version", None) or built_from or None
+
+
+def _dag_folder(context: Context) -> Path | None:
+    dag = getattr(context.get("dag"), "fileloc", None)
+    return Path(dag).parent if dag else None

@@ -1,0 +1,103 @@
+"""What this package tells Airflow about itself."""
+
+from typing import Any
+
+from airflow_mlops import __version__
+
+_STAGES = ("data", "training", "evaluation", "approval", "deployment", "monitoring", "retraining")
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider manifest; called by the ``apache_airflow_provider`` entry point."""
+    return {
+        "package-name": "airflow-mlops",
+        "name": "MLOps",
+        "description": "Continuous training, evaluation, promotion and monitoring of models.",
+        "versions": [__version__],
+        "integrations": [
+            {"integration-name": "MLOps", "external-doc-url": "", "tags": ["software"]}
+        ],
+        "operators": [
+            {
+                "integration-name": "MLOps",
+                "python-modules": [f"airflow_mlops.operators.{stage}" for stage in _STAGES],
+            }
+        ],
+        "hooks": [
+            {
+                "integration-name": "MLOps",
+                "python-modules": [
+                    f"airflow_mlops.hooks.{name}"
+                    for name in ("datasets", "ledger", "mlflow", "warehouse")
+                ],
+            }
+        ],
+        "connection-types": [_mlflow(), _dataset()],
+        "extra-links": [
+            f"airflow_mlops.operators.links.{name}"
+            for name in ("MlflowRunLink", "ModelVersionLink", "ReportLink", "DecisionLink")
+        ],
+        "asset-uris": [{"schemes": ["mlops"], "handler": None}],
+        "config": {"mlops": _config()},
+        "cli": ["airflow_mlops.cli.definition.get_cli_commands"],
+    }
+
+
+def _mlflow() -> dict[str, Any]:
+    return {
+        "connection-type": "mlflow",
+        "hook-class-name": "airflow_mlops.hooks.mlflow.MlflowHook",
+        "hook-name": "MLflow",
+        "ui-field-behaviour": {
+            "hidden-fields": ["extra"],
+            "relabeling": {"schema": "http or https", "password": "Password or token"},
+            "placeholders": {"host": "mlflow.example.com", "port": "5000", "schema": "http"},
+        },
+        "conn-fields": {},
+    }
+
+
+def _dataset() -> dict[str, Any]:
+    text = {"type": ["string", "null"]}
+    return {
+        "connection-type": "dataset",
+        "hook-class-name": "airflow_mlops.hooks.datasets.DatasetHook",
+        "hook-name": "Dataset store",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "port", "extra"],
+            "relabeling": {"host": "Root", "login": "Access key", "password": "Secret key"},
+            "placeholders": {"host": "s3://bucket/datasets, or a path"},
+        },
+        "conn-fields": {
+            "AWS_ENDPOINT_URL": {"label": "Endpoint", "schema": {**text, "format": "url"}},
+            "AWS_REGION": {"label": "Region", "schema": text},
+            "AWS_ALLOW_HTTP": {"label": "Allow plain http", "schema": text},
+            "AWS_CONDITIONAL_PUT": {
+                "label": "Conditional put",
+                "description": "'etag' where the store can do it: makes commits safe",
+                "schema": text,
+            },
+        },
+    }
+
+
+def _config() -> dict[str, Any]:
+    def option(description: str, default: str) -> dict[str, Any]:
+        return {
+            "description": description,
+            "version_added": "0.1.0",
+            "type": "string",
+            "example": None,
+            "default": default,
+        }
+
+    return {
+        "description": "Connections that `airflow mlops` uses when none is named.",
+        "options": {
+            "mlflow_conn_id": option("Connection to MLflow.", "mlflow_default"),
+            "dataset_conn_id": option("Connection to the dataset store.", "dataset_default"),
+            "ledger_conn_id": option(
+                "Connection to the PostgreSQL database of schema mlops.", "mlops_default"
+            ),
+        },
+    }
