@@ -1,0 +1,220 @@
+"""
+Whether a column drifted: an effect that matters *and* a surprise that the past does not explain.
+
+Textbook p-values assume independent rows. Rows of a time series are not, so the reference's own
+windows, each compared with the others, say how far apart windows are when nothing happened.
+
+Sources: false discovery rate: Benjamini and Hochberg, JRSS B 57(1), 1995; combination of p-values:
+Stouffer et al., The American Soldier, 1949.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from airflow_mlops.core.data.profile import Profile, merge_all
+from airflow_mlops.core.errors import NotEnoughDataError
+from airflow_mlops.core.monitoring.drift.checks import Check, Marked, Share, checks
+from airflow_mlops.core.monitoring.drift.report import ColumnDrift
+
+THRESHOLDS: Mapping[str, float] = {
+    "moved": 0.10,
+    "missing": 0.03,
+    "new values": 0.01,
+    "out of range": 0.01,
+    "one value": 0.50,
+}
+"""Share of rows from which an effect matters."""
+
+CALIBRATE_FROM = 5
+"""Windows that the reference needs for its past to count."""
+
+_PRIOR_WINDOWS, _PRIOR_SPREAD = 5, 0.6
+_AGREES = 1.645
+
+Past = Mapping[tuple[str, str], Sequence[tuple[Share | Marked, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """
+    What normal looks like.
+
+    :param whole: sum of the windows.
+    :param past: column and statistic -> tests of each window against the others.
+    """
+
+    whole: Profile
+    past: Past
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    column: str
+    check: Check
+    p: float
+
+
+def calibrate(windows: Sequence[Profile]) -> Reference:
+    """
+    Compare each window of the reference with the sum of the others.
+
+    :param windows: profiles of windows of about the size of those to be judged.
+    :raises NotEnoughDataError: if there is no window.
+    """
+    if not windows:
+        msg = "no window to compare with: the reference is empty"
+        raise NotEnoughDataError(msg)
+    whole = merge_all(windows)
+    past: dict[tuple[str, str], list[tuple[Share | Marked, ...]]] = {}
+    for window in windows if len(windows) >= CALIBRATE_FROM else ():
+        others = whole.subtract(window)
+        for name, column in window.columns.items():
+            for check in checks(others.columns[name], column):
+                past.setdefault((name, check.statistic), []).append(check.tests)
+    return Reference(whole, past)
+
+
+def judge(
+    reference: Reference, current: Profile, columns: Sequence[str], *, alpha: float
+) -> tuple[ColumnDrift, ...]:
+    """
+    Judge every column.
+
+    A column drifts if an effect reaches its threshold and its p-value, corrected over all checks
+    of all columns, is at most ``alpha``. Timestamps are known by range only and never drift.
+
+    :param columns: columns to report, in this order.
+    :param alpha: rate of false alarms over all columns, 0 to 1.
+    """
+    asked: list[_Asked] = []
+    found: dict[str, ColumnDrift] = {}
+    for name in columns:
+        before, now = reference.whole.columns.get(name), current.columns.get(name)
+        if before is None or now is None or before.kind != now.kind:
+            reason = "column is gone, of another kind, or of a type that has no profile"
+            found[name] = ColumnDrift(name, "schema", 1.0, 0.0, 0.0, drifted=True, reason=reason)
+        elif getattr(before, "times", False):
+            found[name] = ColumnDrift(name, "timestamp", 0.0, 1.0, 1.0, drifted=False)
+        else:
+            for check in checks(before, now):
+                past = reference.past.get((name, check.statistic), ())
+                asked.append(_Asked(name, check, _p_value(check, past)))
+    for question, p in zip(asked, _adjusted([a.p for a in asked]), strict=True):
+        found[question.column] = _fold(found.get(question.column), question, p, alpha)
+    return tuple(found[name] for name in columns if name in found)
+
+
+def _fold(before: ColumnDrift | None, asked: _Asked, p: float, alpha: float) -> ColumnDrift:
+    """Keep the most telling check of a column, and the reasons of all that alarmed."""
+    threshold = THRESHOLDS[asked.check.statistic]
+    effect = asked.check.effect
+    drifted = effect >= threshold and p <= alpha
+    reason = ""
+    if drifted:
+        reason = f"{asked.check.statistic}: {effect:.1%} of rows (limit {threshold:.0%}, p {p:.1g})"
+    found = ColumnDrift(asked.column, asked.check.statistic, effect, threshold, p, drifted, reason)
+    if before is None:
+        return found
+    reasons = "; ".join(filter(None, (before.reason, reason)))
+    telling = min(before, found, key=lambda c: (not c.drifted, c.p_value))
+    return ColumnDrift(
+        telling.column,
+        telling.statistic,
+        telling.effect,
+        telling.threshold,
+        telling.p_value,
+        telling.drifted,
+        reasons,
+    )
+
+
+def _p_value(check: Check, past: Sequence[tuple[Share | Marked, ...]]) -> float:
+    """Smallest p of a check's tests, times their number."""
+    found = []
+    for position, test in enumerate(check.tests):
+        old = [tests[position] for tests in past]
+        if isinstance(test, Share):
+            found.append(_share_p(test, [o for o in old if isinstance(o, Share)]))
+        else:
+            found.append(_marked_p(test, [o for o in old if isinstance(o, Marked)]))
+    return min(1.0, len(found) * min(found))
+
+
+def _share_p(test: Share, old: Sequence[Share]) -> float:
+    """Keep the textbook p while the past agrees with it; else let the past windows speak too."""
+    from scipy.special import ndtri
+
+    if len(old) < CALIBRATE_FROM:
+        return test.p
+    scores = [-float(ndtri(min(max(o.p, 1e-12), 1 - 1e-12))) for o in old]
+    if sum(scores) <= _AGREES * math.sqrt(len(scores)):
+        return test.p
+    return max(test.p, _predicted(test, old))
+
+
+def _predicted(test: Share, old: Sequence[Share]) -> float:
+    """
+    P-value of a share under a t prediction interval of past shares, on the logit scale.
+
+    The spread is shrunk towards 0.6 with the weight of 5 windows, so that few windows do not
+    promise more than they know.
+    """
+    from scipy.special import stdtr
+
+    scale = np.sqrt([o.rows / test.rows for o in old])
+    past = _logit(np.array([o.value for o in old]) * scale)
+    df = _PRIOR_WINDOWS + len(past) - 1
+    spread = _PRIOR_WINDOWS * _PRIOR_SPREAD**2 + float(((past - past.mean()) ** 2).sum())
+    error = math.sqrt(spread / df) * math.sqrt(1 + 1 / len(past))
+    distance = (float(_logit(np.array([test.value]))[0]) - float(past.mean())) / error
+    return float(stdtr(df, -distance))
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    kept = np.clip(share, 0.001, 0.999)
+    return np.asarray(np.log(kept / (1 - kept)))
+
+
+def _marked_p(test: Marked, old: Sequence[Marked]) -> float:
+    """Count bursts instead of rows, as many as the past windows show."""
+    if len(old) < CALIBRATE_FROM:
+        return _hypergeometric(test)
+    now = np.array([o.now for o in old], float)
+    rows = np.array([o.current for o in old], float)
+    expected = rows * now.sum() / rows.sum()
+    burst = 1.0
+    if now.sum():
+        used = expected > 0
+        excess = float(((now - expected) ** 2)[used].sum() / expected.sum())
+        size = len(now)
+        burst = max(1.0, (1 + 2 / math.sqrt(size)) * excess * size / (size - 1))
+    shrunk = (now.sum(), rows.sum(), test.now, test.current)
+    return _hypergeometric(Marked(*(int(x / burst) for x in shrunk)))
+
+
+def _hypergeometric(test: Marked) -> float:
+    """
+    P-value of so many marked rows among the current ones, if marks fell at random.
+
+    Source: Fisher, The Design of Experiments, 1935.
+    """
+    from scipy.stats import hypergeom
+
+    if not test.now:
+        return 1.0
+    total, marked = test.reference + test.current, test.before + test.now
+    return float(hypergeom.sf(test.now - 1, total, marked, test.current))
+
+
+def _adjusted(p_values: Sequence[float]) -> list[float]:
+    """Benjamini-Hochberg: p-values corrected for all questions that were asked."""
+    found, least = [0.0] * len(p_values), 1.0
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank in range(len(order), 0, -1):
+        index = order[rank - 1]
+        least = min(least, p_values[index] * len(p_values) / rank)
+        found[index] = least
+    return found
