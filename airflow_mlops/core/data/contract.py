@@ -66,7 +66,7 @@ class ColumnContract:
     What one column is.
 
     :param type: logical type: integer, number, boolean, string, timestamp or other.
-    :param nullable: whether training saw a null (or NaN).
+    :param nullable: whether training saw a null, NaN or an infinity.
     :param minimum: least finite value seen; ``None`` for text.
     :param categories: distinct values seen, if there are few; ``None`` if there are many.
     """
@@ -126,7 +126,8 @@ def infer_contract(
         seen = profile.columns.get(name)
         if isinstance(seen, NumericProfile):
             low, high = (x if math.isfinite(x) else None for x in (seen.low, seen.high))
-            columns.append(ColumnContract(name, kind, seen.missing > 0, low, high))
+            absent = seen.missing + seen.infinite
+            columns.append(ColumnContract(name, kind, absent > 0, low, high))
         elif isinstance(seen, CategoryProfile):
             few = len(seen.values) <= SMALL and not seen.other
             values = tuple(sorted(seen.values)) if few else None

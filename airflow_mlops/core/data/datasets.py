@@ -5,130 +5,60 @@ The unit of everything is the *window*: a fixed span of time counted from the fi
 dataset. Late rows replace their window, and the newest commit that holds a window owns it: its
 rows, its digest and its profile. So totals are sums over windows, and drift over any span is a sum
 of small stored profiles.
+
+A commit names its sidecar, which was written before it: a kill at any moment leaves either no
+commit, or the whole one.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Self
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
 from airflow_mlops.core.data import profile as profiles
-from airflow_mlops.core.data.digest import ContentDigest, digest_of
-from airflow_mlops.core.data.profile import Profile, merge_all
-from airflow_mlops.core.errors import DatasetNotFoundError, RejectedError, UnavailableError
+from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, sidecar_name
+from airflow_mlops.core.data.contract import schema_breaks
+from airflow_mlops.core.data.profile import Profile
+from airflow_mlops.core.data.snapshots import Flow, Request, Target
+from airflow_mlops.core.data.sources import Source
+from airflow_mlops.core.data.tables import Slice, Table
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    ContractBrokenError,
+    DatasetNotFoundError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_mlops.core.refs import DatasetRef
+
+__all__ = ["Commit", "DatasetStore", "Slice", "Table", "WindowStats"]
 
 META = "mlops"
 """Key of a commit's metadata that names its sidecar."""
 
-SIDECARS = "_mlops"
-"""Folder of the sidecars inside a table; Delta leaves names with an underscore alone."""
+APP_KEY = "mlops.app_key"
+"""Key of a commit's metadata that names the append it answers."""
 
+SEQUENCE = "mlops"
+"""Delta application id that every commit counts up: two appends at once cannot both land."""
 
-@dataclass(frozen=True, slots=True)
-class WindowStats:
-    """
-    One window of a dataset.
+_RACES = 10
+_RECENT = 16
+"""Commits that are looked at first; the whole history is read only if none of them will do."""
 
-    :param index: its number, counted from the first midnight of the dataset.
-    :param start: first moment, ISO 8601 (inclusive).
-    :param end: end, ISO 8601 (exclusive).
-    :param digest: content digest of its rows.
-    :param owner: sidecar that holds its profile.
-    """
-
-    index: int
-    start: str
-    end: str
-    rows: int
-    digest: str
-    owner: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """
-    One version and how it came to be.
-
-    :param rows: rows of the whole version.
-    :param added: rows more than the version before; 0 if this call found nothing new.
-    :param since: first time among the rows it wrote, ISO 8601.
-    :param until: newest time among them.
-    :param watermark: newest time of the whole version.
-    :param digest: content digest of the whole version.
-    :param windows: the windows it wrote.
-    :param origin: where the rows came from.
-    """
-
-    ref: str
-    rows: int
-    added: int
-    since: str
-    until: str
-    watermark: str
-    digest: str
-    windows: tuple[WindowStats, ...]
-    author: str
-    origin: str
-    run: str
-    created_at: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self) | {"windows": [asdict(w) for w in self.windows]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild the commit that :meth:`to_dict` wrote."""
-        return cls(**{**data, "windows": tuple(WindowStats(**w) for w in data["windows"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """
-    What a commit says about its version, beside the rows.
-
-    :param origin_time: first midnight of the dataset, ISO 8601: windows are counted from it.
-    :param window_seconds: length of a window.
-    :param time: column by which rows arrive.
-    :param key: column that names a row.
-    :param sequence: number of the commit; two commits of one number conflict.
-    :param windows: every window of the version.
-    """
-
-    commit: Commit
-    origin_time: str
-    window_seconds: float
-    time: str
-    key: str
-    sequence: int
-    windows: tuple[WindowStats, ...]
-
-    @property
-    def window(self) -> timedelta:
-        """Length of a window."""
-        return timedelta(seconds=self.window_seconds)
-
-    def to_json(self) -> str:
-        """Write it as JSON text."""
-        windows = [asdict(w) for w in self.windows]
-        return json.dumps(asdict(self) | {"commit": self.commit.to_dict(), "windows": windows})
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read what :meth:`to_json` wrote."""
-        data = json.loads(text)
-        commit = Commit.from_dict(data["commit"])
-        windows = tuple(WindowStats(**w) for w in data["windows"])
-        return cls(**{**data, "commit": commit, "windows": windows})
+_CONFIGURATION = {
+    # The log is the list of versions: it must not expire.
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.enableExpiredLogCleanup": "false",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +76,7 @@ class DatasetStore:
     def append(
         self,
         name: str,
-        source: Any,
+        source: Source,
         *,
         app_key: str,
         time: str,
@@ -171,11 +101,9 @@ class DatasetStore:
         :raises RejectedError: if there are no rows at all, a time is null, or a key repeats.
         :raises UnavailableError: if the store or the source does not answer.
         """
-        from airflow_mlops.core.data.snapshots import Append
-
         facts = {"author": author, "origin": origin, "run": run}
-        append = Append(self, name, source, app_key, time, key, window, lateness, facts)
-        return append.commit()
+        request = Request(name, app_key, time, key, window, lateness, facts)
+        return _Append(self, source, request).commit()
 
     def latest(self, name: str) -> DatasetRef | None:
         """Return the newest version, or nothing if there is no such dataset."""
@@ -206,14 +134,14 @@ class DatasetStore:
         if sidecar is None:
             msg = f"{ref} below {self.root} was not written by airflow_mlops, or is still empty"
             raise DatasetNotFoundError(msg)
-        return Table(ref, _schema(table), sidecar, self, table)
+        return Table(ref, _schema(table), sidecar, table, partial(self.read_file, table))
 
     def commits(self, name: str) -> tuple[Commit, ...]:
         """Return the commits of a dataset, newest first."""
         table = self.delta(name)
         if table is None:
             return ()
-        return tuple(self.sidecar(table, h).commit for h in table.history() if META in h)
+        return tuple(self.sidecar(table, h).commit for h in _history(table) if META in h)
 
     def uri(self, name: str) -> str:
         """Return the place of a dataset."""
@@ -236,7 +164,7 @@ class DatasetStore:
         :param table: the newest state: on an older one delta-rs numbers its history wrongly.
         :param until: newest version to look at; ``None``: all.
         """
-        for entry in table.history():
+        for entry in _history(table):
             if META in entry and (until is None or entry["version"] <= until):
                 return self.sidecar(table, entry)
         return None
@@ -265,154 +193,190 @@ class DatasetStore:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """
-    One dataset version, opened but not read.
+class _Append:
+    """One append, from the question "what is new?" to the commit."""
 
-    :param schema: columns and their types.
-    """
+    store: DatasetStore
+    source: Source
+    request: Request
 
-    ref: DatasetRef
-    schema: pa.Schema
-    sidecar: Sidecar = field(repr=False)
-    store: DatasetStore = field(repr=False)
-    delta: DeltaTable = field(repr=False)
+    def commit(self) -> Commit:
+        """Commit once, or return the commit that is there."""
+        name = self.request.name
+        table = self.store.delta(name) or self._create()
+        for _ in range(_RACES):
+            # Asked of the handle that is written through: delta-rs compares newer commits only.
+            if (table.transaction_version(self.request.app_key) or 0) >= 1:
+                return self._own(table)
+            before = self.store.newest_sidecar(table)
+            offered = self.source.schema()
+            self._check(table, before, offered)
+            try:
+                written = self._write(table, before, offered)
+            except CommitFailedError:
+                table = self._reopened()  # somebody else committed first: look again
+                continue
+            if written:
+                return self._own(self._reopened())
+            if before is None:
+                msg = f"{name}: the source is empty, there is nothing to version yet"
+                raise RejectedError(msg)
+            return replace(before.commit, added=0, windows=())
+        msg = f"{_RACES} other appends to {name} came first; try again"
+        raise UnavailableError(msg)
 
-    @property
-    def time(self) -> str:
-        """Column by which rows arrive."""
-        return self.sidecar.time
+    def _create(self) -> DeltaTable:
+        """Create the empty table first: two racing first commits would both land."""
+        schema = self.source.schema()
+        try:
+            return DeltaTable.create(
+                self.store.uri(self.request.name),
+                schema,
+                mode="ignore",
+                configuration=_CONFIGURATION,
+                storage_options=dict(self.store.options) or None,
+            )
+        except (DeltaError, OSError) as error:
+            msg = f"cannot create dataset {self.request.name} below {self.store.root}: {error}"
+            raise UnavailableError(msg) from error
 
-    @property
-    def key(self) -> str:
-        """Column that names a row."""
-        return self.sidecar.key
+    def _reopened(self) -> DeltaTable:
+        table = self.store.delta(self.request.name)
+        if table is None:
+            msg = f"dataset {self.request.name} below {self.store.root} went away"
+            raise UnavailableError(msg)
+        return table
 
-    @property
-    def window(self) -> timedelta:
-        """Length of a window."""
-        return self.sidecar.window
+    def _own(self, table: DeltaTable) -> Commit:
+        """Return the commit that carries this append's key."""
+        for entry in _history(table):
+            if entry.get(APP_KEY) == self.request.app_key:
+                return self.store.sidecar(table, entry).commit
+        name, app_key = self.request.name, self.request.app_key
+        msg = f"{name} knows append {app_key!r}, but its commit left the history"
+        raise RejectedError(msg)
 
-    @property
-    def watermark(self) -> datetime | None:
-        """Newest time among the rows."""
-        return datetime.fromisoformat(self.sidecar.commit.watermark)
+    def _check(self, table: DeltaTable, before: Sidecar | None, offered: pa.Schema) -> None:
+        """Compare what the source offers with what the dataset holds."""
+        asked = self.request
+        if before is None:
+            _check_first(asked, offered)
+            return
+        breaks = schema_breaks(_schema(table), offered)
+        if breaks:
+            msg = (
+                f"the contract of {asked.name} is broken, nothing was read: "
+                f"{'; '.join(map(str, breaks))}. Correct the delivery and clear the task"
+            )
+            raise ContractBrokenError(msg)
+        fixed = (before.window, before.time, before.key)
+        if (asked.window, asked.time, asked.key) != fixed:
+            msg = (
+                f"dataset {asked.name} has windows of {fixed[0]}, time {fixed[1]!r}, key "
+                f"{fixed[2]!r}; asked for {asked.window}, {asked.time!r}, {asked.key!r}. They are "
+                "fixed with the first commit; use another dataset name"
+            )
+            raise ConfigurationError(msg)
 
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(w.rows for w in self.sidecar.windows)
-
-    @property
-    def digest(self) -> str:
-        """Content digest of all rows."""
-        return str(total_digest(self.sidecar.windows))
-
-    def windows(self) -> tuple[WindowStats, ...]:
-        """Return all windows, in the order of time."""
-        return self.sidecar.windows
-
-    def between(self, since: datetime | None = None, until: datetime | None = None) -> "Slice":
-        """Return the rows from ``since`` (inclusive) to ``until`` (exclusive)."""
-        return Slice(self, since, until)
-
-    def verify(self) -> None:
-        """
-        Read all rows, and compare them with the digest of the commit.
-
-        :raises RejectedError: if a file was changed or lost.
-        """
-        found = str(digest_of(self.between().batches()))
-        if found != self.digest:
-            msg = f"rows of {self.ref} have digest {found}, the commit says {self.digest}"
-            raise RejectedError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """
-    Rows of one dataset version between two times.
-
-    Rows honour the edges; windows and profiles are those that lie wholly inside.
-    """
-
-    table: Table
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def rows(self) -> int:
-        """Number of rows; reads the time column."""
-        found = self.table.delta.to_pyarrow_dataset().count_rows(filter=self._filter())
-        return int(found)
-
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream the rows in storage order."""
-        dataset = self.table.delta.to_pyarrow_dataset()
-        wanted = list(columns) if columns is not None else self.table.schema.names
-        for batch in dataset.to_batches(columns=wanted, filter=self._filter()):
-            if batch.num_rows:
-                yield batch
-
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the rows, ordered by time and key."""
-        order = (self.table.time, self.table.key)
-        wanted = list(columns) if columns is not None else self.table.schema.names
-        dataset = self.table.delta.to_pyarrow_dataset()
-        read = list(dict.fromkeys([*wanted, *order]))
-        found = dataset.to_table(columns=read, filter=self._filter())
-        return found.sort_by([(name, "ascending") for name in order]).select(wanted)
-
-    def windows(self) -> tuple[WindowStats, ...]:
-        """Return the windows that lie wholly inside."""
-        return tuple(
-            w
-            for w in self.table.windows()
-            if (self.since is None or datetime.fromisoformat(w.start) >= self.since)
-            and (self.until is None or datetime.fromisoformat(w.end) <= self.until)
+    def _write(self, table: DeltaTable, before: Sidecar | None, offered: pa.Schema) -> bool:
+        """Stream new and changed windows into one commit; ``False`` if there are none."""
+        schema = offered if before is None else _schema(table)
+        target = Target(
+            table.version() + 1,
+            schema,
+            sidecar_name(self.request.app_key, secrets.token_hex(4)),
+            partial(self.store.write_file, table),
+            self._centres(table, before),
         )
+        with self.source.read(_since(before, self.request.lateness)) as reader:
+            flow = Flow(self.request, target, before)
+            rows = flow.rows(iter(reader))
+            first = next(rows, None)
+            if first is None:
+                return False
+            stream = pa.RecordBatchReader.from_batches(schema, chain([first], rows))
+            try:
+                self._commit(table, stream, flow, target.sidecar, is_first=before is None)
+            except CommitFailedError:
+                raise
+            except (DeltaError, OSError) as error:
+                flow.raise_if_failed()  # an error of ours, raised while Delta was reading
+                msg = f"cannot write {self.request.name} below {self.store.root}: {error}"
+                raise UnavailableError(msg) from error
+        return True
 
-    def profiles(self) -> tuple[Profile, ...]:
-        """Return the stored profile of each window inside; reads no rows."""
-        found: dict[int, Profile] = {}
-        owners: dict[str, list[int]] = {}
-        for w in self.windows():
-            owners.setdefault(w.owner, []).append(w.index)
-        for owner, indices in owners.items():
-            data = self.table.store.read_file(self.table.delta, owner)
-            found |= profiles.from_bytes(data, indices)
-        return tuple(found[index] for index in sorted(found))
+    def _commit(
+        self,
+        table: DeltaTable,
+        stream: pa.RecordBatchReader,
+        flow: Flow,
+        sidecar: str,
+        *,
+        is_first: bool,
+    ) -> None:
+        transactions = [Transaction(self.request.app_key, 1), Transaction(SEQUENCE, flow.sequence)]
+        properties = CommitProperties(
+            custom_metadata={META: sidecar, APP_KEY: self.request.app_key},
+            app_transactions=transactions,
+        )
+        replaced_from = flow.replaced_from()
+        how: dict[str, Any] = {"mode": "append"}
+        if is_first:  # the table is empty; an attempt that was refused may have made it otherwise
+            how = {"mode": "overwrite", "schema_mode": "overwrite"}
+        elif replaced_from is not None:
+            how = {"mode": "overwrite", "predicate": _from(self.request.time, replaced_from)}
+        write_deltalake(table, stream, commit_properties=properties, **how)
 
-    def profile(self) -> Profile:
-        """Return the sum of :meth:`profiles`."""
-        return merge_all(self.profiles())
-
-    @property
-    def digest(self) -> str:
-        """Content digest of the windows inside."""
-        return str(total_digest(self.windows()))
-
-    def _filter(self) -> pc.Expression | None:
-        time, found = pc.field(self.table.time), None
-        if self.since is not None:
-            found = time >= pa.scalar(self.since)
-        if self.until is not None:
-            before = time < pa.scalar(self.until)
-            found = before if found is None else found & before
-        return found
-
-
-def total_digest(windows: Sequence[WindowStats]) -> ContentDigest:
-    """Add up the digests of windows."""
-    total = ContentDigest()
-    for window in windows:
-        total = total + ContentDigest.parse(window.digest)
-    return total
+    def _centres(self, table: DeltaTable, before: Sidecar | None) -> Profile | None:
+        """Return the centres of the dataset's profiles: all of them have to add up."""
+        if before is None:
+            return None
+        first = before.windows[0]
+        data = self.store.read_file(table, first.owner)
+        return profiles.from_bytes(data, [first.index])[first.index]
 
 
-def sidecar_name(app_key: str, attempt: str) -> str:
-    """Return the sidecar's path of one attempt at an append."""
-    return f"{SIDECARS}/{hashlib.sha256(app_key.encode()).hexdigest()[:24]}-{attempt}"
+def _check_first(asked: Request, offered: pa.Schema) -> None:
+    """What a dataset is made with has to fit: window, time and key stay for ever."""
+    missing = [name for name in (asked.time, asked.key) if name not in offered.names]
+    if missing:
+        has = ", ".join(offered.names)
+        msg = f"{asked.name}: no column {', '.join(map(repr, missing))} in the source; it has {has}"
+        raise ConfigurationError(msg)
+    kind = offered.field(asked.time).type
+    if kind != pa.timestamp("us", "UTC"):
+        msg = (
+            f"{asked.name}: time column {asked.time!r} is {kind}, it has to be a timestamp; "
+            "offer it as one, for instance through a view"
+        )
+        raise ConfigurationError(msg)
+    if asked.window < timedelta(seconds=1):
+        msg = f"{asked.name}: a window of {asked.window} is too short; it lasts a second or more"
+        raise ConfigurationError(msg)
+
+
+def _since(before: Sidecar | None, lateness: timedelta) -> datetime | None:
+    """Return the start of the window that holds the newest time minus ``lateness``."""
+    if before is None:
+        return None
+    origin = datetime.fromisoformat(before.origin_time)
+    late = datetime.fromisoformat(before.commit.watermark) - lateness
+    return max(origin, origin + (late - origin) // before.window * before.window)
+
+
+def _from(column: str, moment: datetime) -> str:
+    """Write ``column >= moment`` in the words of delta-rs."""
+    name = column.replace('"', '""')
+    text = moment.isoformat(timespec="microseconds")
+    return f"\"{name}\" >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
+
+
+def _history(table: DeltaTable) -> Iterator[dict[str, Any]]:
+    """Yield the entries of the log, newest first; the recent ones without reading the others."""
+    recent = table.history(_RECENT)
+    yield from recent
+    if len(recent) == _RECENT:
+        yield from table.history()[_RECENT:]
 
 
 def _schema(table: DeltaTable) -> pa.Schema:

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from airflow_mlops.core.errors import ConfigurationError
 
 CELLS = 1 << 16
+INFINITE = (0x7F80, 0xFF80)
+"""Cells of plus and minus infinity."""
+
 CATEGORIES = 10_000
 """Distinct values a category column keeps; further ones are counted together."""
 
@@ -59,29 +62,34 @@ class NumericProfile:
         return self.rows - self.missing
 
     @property
+    def infinite(self) -> int:
+        """Rows whose value is infinite."""
+        return int(self.counts[np.isin(self.cells, INFINITE)].sum())
+
+    @property
     def mean(self) -> float:
         """Mean of the finite values; NaN if there are none."""
-        return self.centre + self.total / self.scale / self.present if self.present else math.nan
-
-    def dense(self) -> Counts:
-        """Return all counters, shape ``(65536,)``."""
-        found = np.zeros(CELLS, np.int64)
-        found[self.cells] = self.counts
-        return found
+        finite = self.present - self.infinite
+        return self.centre + self.total / self.scale / finite if finite else math.nan
 
     def merge(self, other: Self, sign: int = 1) -> Self:
         """
         Add another profile of the same column, or take it away.
 
         :param sign: 1 adds; -1 subtracts, and leaves the range as it is.
-        :raises ConfigurationError: if the two were made around different centres.
+        :raises ConfigurationError: if the two were made around different centres, or if the one
+            that is taken away is no part of this one.
         """
         if (self.centre, self.scale) != (other.centre, other.scale):
             msg = f"profiles around {self.centre} and {other.centre} do not add up"
             raise ConfigurationError(msg)
-        dense = self.dense()
-        dense[other.cells] += sign * other.counts
-        cells = np.flatnonzero(dense)
+        cells = np.union1d(self.cells, other.cells)
+        counts = np.zeros(len(cells), np.int64)
+        counts[np.searchsorted(cells, self.cells)] = self.counts
+        counts[np.searchsorted(cells, other.cells)] += sign * other.counts
+        if (counts < 0).any():
+            msg = f"a profile of {other.rows} rows is no part of one of {self.rows} rows"
+            raise ConfigurationError(msg)
         return replace(
             self,
             rows=self.rows + sign * other.rows,
@@ -90,8 +98,8 @@ class NumericProfile:
             squares=self.squares + sign * other.squares,
             low=min(self.low, other.low) if sign > 0 else self.low,
             high=max(self.high, other.high) if sign > 0 else self.high,
-            cells=cells.astype(np.uint16),
-            counts=dense[cells],
+            cells=cells[counts > 0],
+            counts=counts[counts > 0],
         )
 
 

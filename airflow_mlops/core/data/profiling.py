@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.profile import (
     CELLS,
     CategoryProfile,
+    Cells,
     ColumnProfile,
+    Counts,
     NumericProfile,
     Profile,
 )
@@ -49,11 +51,17 @@ class ProfileBuilder:
 
 
 class _NumericBuilder:
-    """Dense counters of one numeric column."""
+    """
+    Counters of one numeric column.
+
+    Cells wait until there are enough of them: walking 65,536 counters costs as much as counting
+    as many rows. A window of a few hundred rows never needs the counters.
+    """
 
     def __init__(self, start: NumericProfile) -> None:
         self._start = start
-        self._dense = np.zeros(CELLS, np.int64)
+        self._dense: Counts | None = None
+        self._waiting: list[Cells] = []
         self._rows = self._missing = 0
         self._total = self._squares = 0.0
         self._low, self._high = math.inf, -math.inf
@@ -63,40 +71,59 @@ class _NumericBuilder:
         self._missing += values.null_count
         numbers = _numbers(values.drop_null() if values.null_count else values)
         for start in range(0, len(numbers), _BLOCK):  # blocks stay in the L2 cache
-            self._count((numbers[start : start + _BLOCK] - self._start.centre) * self._start.scale)
+            self._count(numbers[start : start + _BLOCK] - self._start.centre)
 
     def _count(self, moved: NDArray[np.float64]) -> None:
+        if self._start.scale != 1.0:
+            moved *= self._start.scale
         with np.errstate(over="ignore"):
-            cells = np.bincount(moved.astype(np.float32).view(np.uint16)[1::2], minlength=CELLS)
-        cells[0] += cells[_NEGATIVE_ZERO]
-        cells[_NEGATIVE_ZERO] = 0
-        nan = int(cells[0x7F81:0x8000].sum() + cells[0xFF81:].sum())
-        if nan:
-            cells[0x7F81:0x8000] = 0
-            cells[0xFF81:] = 0
-            self._missing += nan
-        self._dense += cells
-        if nan or cells[0x7F80] or cells[0xFF80]:
+            halves = moved.astype("<f4").view("<u2")
+        self._waiting.append(halves[1::2])
+        if sum(map(len, self._waiting)) >= _BLOCK // 2:
+            self._drain()
+        total = float(moved.sum())
+        if not math.isfinite(total):
             moved = moved[np.isfinite(moved)]
+            total = float(moved.sum())
         if len(moved):
             self._low = min(self._low, float(moved.min()))
             self._high = max(self._high, float(moved.max()))
-        self._total += float(moved.sum())
+        self._total += total
         self._squares += float(moved @ moved)
 
+    def _drain(self) -> None:
+        found = np.bincount(np.concatenate(self._waiting), minlength=CELLS)
+        self._dense = found if self._dense is None else self._dense + found
+        self._waiting = []
+
     def finish(self) -> NumericProfile:
-        start, cells = self._start, np.flatnonzero(self._dense)
+        cells, counts = self._counted()
+        is_nan = ((cells > 0x7F80) & (cells < _NEGATIVE_ZERO)) | (cells > 0xFF80)
+        start = self._start
         return replace(
             start,
             rows=self._rows,
-            missing=self._missing,
+            missing=self._missing + int(counts[is_nan].sum()),
             total=self._total,
             squares=self._squares,
             low=start.centre + self._low / start.scale,
             high=start.centre + self._high / start.scale,
-            cells=cells.astype(np.uint16),
-            counts=self._dense[cells],
+            cells=cells[~is_nan],
+            counts=counts[~is_nan],
         )
+
+    def _counted(self) -> tuple[Cells, Counts]:
+        """Return occupied cells and their counts; the cell of -0.0 is that of 0.0."""
+        if self._dense is not None and self._waiting:
+            self._drain()
+        if self._dense is not None:
+            self._dense[0] += self._dense[_NEGATIVE_ZERO]
+            self._dense[_NEGATIVE_ZERO] = 0
+            used = np.flatnonzero(self._dense)
+            return used.astype(np.uint16), self._dense[used]
+        waiting = np.concatenate([*self._waiting, np.empty(0, np.uint16)])
+        waiting[waiting == _NEGATIVE_ZERO] = 0
+        return np.unique(waiting, return_counts=True)
 
 
 class _CategoryBuilder:

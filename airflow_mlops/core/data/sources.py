@@ -1,20 +1,26 @@
 """Where rows come from: a PostgreSQL table as a stream of Arrow batches, or a table in memory."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 from psycopg import sql
 
-from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
 
 _IDENTIFIER_BYTES = 63
 """PostgreSQL cuts longer identifiers silently."""
+
+CONNECT_SECONDS = 10
+"""libpq has no limit of its own."""
+
+_FROM_UTC = " at time zone 'UTC'"
 
 _TYPES: dict[int, tuple[pa.DataType, str]] = {
     16: (pa.bool_(), ""),
@@ -28,7 +34,7 @@ _TYPES: dict[int, tuple[pa.DataType, str]] = {
     1043: (pa.string(), ""),
     1042: (pa.string(), "::text"),
     1082: (pa.date32(), ""),
-    1114: (pa.timestamp("us", "UTC"), " at time zone 'UTC'"),
+    1114: (pa.timestamp("us", "UTC"), _FROM_UTC),
     1184: (pa.timestamp("us", "UTC"), ""),
 }
 """
@@ -88,32 +94,47 @@ class PostgresSource:
         :raises ConfigurationError: as :meth:`schema`.
         :raises UnavailableError: if the server goes away.
         """
-        from adbc_driver_manager import Error
         from adbc_driver_postgresql import dbapi
 
-        schema = self.schema()
-        query = self._query(since)
-        try:
-            with dbapi.connect(self.dsn) as connection, connection.cursor() as cursor:
-                cursor.execute("set transaction isolation level repeatable read, read only")
-                cursor.execute(query)
-                batches = cursor.fetch_record_batch()
-                yield pa.RecordBatchReader.from_batches(schema, _as_schema(batches, schema))
-        except Error as error:
-            msg = f"reading {self.table} broke off: {error}"
-            raise UnavailableError(msg) from error
+        columns = self._columns()
+        schema = pa.schema([(name, kind) for name, kind, _ in columns])
+        with (
+            _named(self.table),
+            dbapi.connect(self._dsn()) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("set transaction isolation level repeatable read, read only")
+            cursor.execute(self._query(columns, since))
+            batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
+            yield pa.RecordBatchReader.from_batches(schema, batches)
 
-    def _query(self, since: datetime | None) -> str:
+    def _dsn(self) -> str:
+        """
+        Return the connection string; a server that does not answer is given up after a while.
+
+        :raises ConfigurationError: if it is none; libpq would quote its parts, the password too.
+        """
+        try:
+            return psycopg.conninfo.make_conninfo(self.dsn, connect_timeout=CONNECT_SECONDS)
+        except psycopg.ProgrammingError:
+            msg = f"the connection string for {self.table} is not one that libpq understands"
+            raise ConfigurationError(msg) from None
+
+    def _query(
+        self, columns: Sequence[tuple[str, pa.DataType, str]], since: datetime | None
+    ) -> str:
         parts = [
             sql.SQL("({}{}) as {}").format(
                 sql.Identifier(name), sql.SQL(cast), sql.Identifier(name)
             )
-            for name, _, cast in self._columns()
+            for name, _, cast in columns
         ]
         query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._identifier())
         time, key = sql.Identifier(self.time), sql.Identifier(self.key)
         if since is not None:
-            query += sql.SQL(" where {} >= {}").format(time, sql.Literal(since))
+            local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
+            moment = since.astimezone(UTC).replace(tzinfo=None) if local else since
+            query += sql.SQL(" where {} >= {}").format(time, sql.Literal(moment))
         return (query + sql.SQL(" order by {}, {}").format(time, key)).as_string(None)
 
     def _identifier(self) -> sql.Identifier:
@@ -131,7 +152,7 @@ class PostgresSource:
         """Name, Arrow type and cast of each wanted column."""
         query = sql.SQL("select * from {} limit 0").format(self._identifier())
         try:
-            with psycopg.connect(self.dsn, connect_timeout=10) as connection:
+            with psycopg.connect(self._dsn()) as connection:
                 found = connection.execute(query).description or []
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             msg = f"no table {self.table!r} in this database: {error}"
@@ -139,7 +160,7 @@ class PostgresSource:
         except psycopg.errors.InsufficientPrivilege as error:
             msg = f"this login may not read {self.table!r}: {error}"
             raise ConfigurationError(msg) from error
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             raise _no_connection(self.table, error) from error
         types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
         wanted = self.columns or tuple(types)
@@ -159,7 +180,7 @@ class ArrowSource:
     """
     A table in memory, for tests and notebooks.
 
-    :param table: the rows, in any order.
+    :param table: the rows, in any order; a time without time zone is read as UTC.
     :param key: column that names a row.
     :param time: timestamp column by which rows arrive.
     """
@@ -169,27 +190,63 @@ class ArrowSource:
     time: str
 
     def schema(self) -> pa.Schema:
-        """Columns and their types."""
-        return self.table.schema
+        """Columns and their types, as a dataset stores them."""
+        return pa.schema([(f.name, _stored(f.type)) for f in self.table.schema])
 
     @contextlib.contextmanager
     def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
-        """Stream the rows from ``since`` on, ordered by time and key."""
-        found = self.table
+        """
+        Stream the rows from ``since`` on, ordered by time and key.
+
+        :raises RejectedError: if a value has no place in the type that is stored.
+        """
+        try:
+            found = self.table.cast(self.schema())
+        except pa.ArrowInvalid as error:
+            msg = f"a value has no place in a dataset: {error}"
+            raise RejectedError(msg) from error
         if since is not None:
             found = found.filter(pc.greater_equal(found[self.time], pa.scalar(since)))
         found = found.sort_by([(self.time, "ascending"), (self.key, "ascending")])
         yield found.to_reader(max_chunksize=65_536)
 
 
-def _as_schema(batches: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which a dataset keeps a column; Delta knows fewer than Arrow."""
+    if pt.is_dictionary(kind):
+        return _stored(kind.value_type)
+    if pt.is_timestamp(kind):
+        return pa.timestamp("us", "UTC")
+    if pt.is_large_string(kind) or pt.is_string_view(kind):
+        return pa.string()
+    if pt.is_decimal(kind) or pt.is_float16(kind):
+        return pa.float64()
+    return pa.int64() if pt.is_unsigned_integer(kind) else kind
+
+
+@contextlib.contextmanager
+def _named(table: str) -> Iterator[None]:
+    """Turn the driver's errors into ours."""
+    from adbc_driver_manager import Error
+
+    try:
+        yield
+    except Error as error:
+        msg = f"reading {table} broke off: {error}; the next try starts from the beginning"
+        raise UnavailableError(msg) from error
+
+
+def _as_schema(
+    batches: pa.RecordBatchReader, schema: pa.Schema, table: str
+) -> Iterator[pa.RecordBatch]:
     """Give every batch the declared types; the driver's own differ in detail."""
-    for batch in batches:
-        arrays = [column.cast(f.type) for column, f in zip(batch.columns, schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    with _named(table):
+        for batch in batches:
+            arrays = [column.cast(f.type) for column, f in zip(batch.columns, schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _no_connection(table: str, error: psycopg.OperationalError) -> Exception:
+def _no_connection(table: str, error: psycopg.Error) -> Exception:
     """A wrong password stays wrong; a server that is down may come back."""
     text = str(error).strip()
     if any(sign in text for sign in ("authentication failed", "does not exist", "no password")):

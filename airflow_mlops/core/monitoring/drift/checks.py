@@ -5,7 +5,7 @@ Every number comes from two profiles; no row is read.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.profile import (
     CELLS,
+    INFINITE,
     CategoryProfile,
     ColumnProfile,
     NumericProfile,
@@ -23,15 +24,18 @@ RARE = 0.01
 """Categories below this share of the reference are pooled."""
 
 _KEYS = np.arange(CELLS)
-ORDER = np.argsort(np.where(_KEYS >= 0x8000, 0xFFFF - _KEYS, _KEYS + 0x8000))
-"""Cells by the value they stand for: from minus infinity to plus infinity."""
+_ORDER = np.argsort(np.where(_KEYS >= 0x8000, 0xFFFF - _KEYS, _KEYS + 0x8000))
+_RANK = np.argsort(_ORDER)
+"""Place of a cell among all cells by the value it stands for, minus to plus infinity."""
 
 
 def _middles() -> NDArray[np.float64]:
-    low = (_KEYS << 16).astype(np.uint32).view(np.float32).astype(np.float64)
-    high = ((_KEYS << 16) | 0xFFFF).astype(np.uint32).view(np.float32).astype(np.float64)
+    """Return the middle of each cell relative to the centre, by rank."""
+    low, high = (_KEYS << 16).astype("<u4").view("<f4"), ((_KEYS << 16) | 0xFFFF).astype("<u4")
     with np.errstate(invalid="ignore"):
-        return ((low + high) / 2)[ORDER]
+        middle = low.astype(float) / 2 + high.view("<f4").astype(float) / 2
+    middle[list(INFINITE)] = np.inf, -np.inf
+    return middle[_ORDER]
 
 
 _MIDDLE = _middles()
@@ -91,14 +95,17 @@ def checks(reference: ColumnProfile, current: ColumnProfile) -> Iterator[Check]:
 
 
 def _numeric(reference: NumericProfile, current: NumericProfile) -> Iterator[Check]:
-    before, now = reference.dense()[ORDER], current.dense()[ORDER]
-    used = np.flatnonzero(before + now)
-    yield _moved_numeric(before[used].astype(float), now[used].astype(float))
+    ranks = [_RANK[profile.cells] for profile in (reference, current)]
+    used = np.union1d(*ranks)
+    before, now = np.zeros(len(used)), np.zeros(len(used))
+    before[np.searchsorted(used, ranks[0])] = reference.counts
+    now[np.searchsorted(used, ranks[1])] = current.counts
+    yield _moved_numeric(before, now)
     n, m = reference.present, current.present
-    seen = _MIDDLE[np.flatnonzero(before)]
-    grace = (seen[-1] - seen[0]) / 2
-    outside = (seen[0] - grace > _MIDDLE) | (seen[-1] + grace < _MIDDLE)
-    out = int(now[outside].sum())
+    middle = _MIDDLE[used]
+    low, high = middle[before > 0][[0, -1]]
+    grace = (high - low) / 2
+    out = int(now[(middle < low - grace) | (middle > high + grace)].sum())
     yield Check("out of range", out / m, (Marked(0, n, out, m),))
     shares = now / m - before / n
     most = int(np.argmax(shares))
@@ -120,8 +127,10 @@ def _moved_numeric(before: NDArray[np.float64], now: NDArray[np.float64]) -> Che
     gap = float(np.abs(below_before - below_now).max())
     # a cell is never split, so that a value many rows share keeps its bin
     bins = np.minimum((below_before - before / n / 2) * DECILES, DECILES - 1).astype(int)
-    counts = (np.bincount(bins, part, DECILES) for part in (before, now))
-    moved, p = _homogeneity(*counts)
+    moved, p = _homogeneity(
+        np.bincount(bins, before, DECILES).astype(float),
+        np.bincount(bins, now, DECILES).astype(float),
+    )
     rows = float(n * m / (n + m))
     root = math.sqrt(rows)
     p_gap = float(kolmogorov((root + 0.12 + 0.11 / root) * gap))
@@ -157,6 +166,3 @@ def _homogeneity(before: NDArray[np.float64], now: NDArray[np.float64]) -> tuple
     statistic += ((b - m * expected) ** 2 / (m * expected)).sum()
     p = float(chdtrc(max(len(a) - 1, 1), statistic)) if len(a) > 1 else 1.0
     return float(np.abs(a / n - b / m).sum() / 2), p
-
-
-Checker = Callable[[ColumnProfile, ColumnProfile], Iterator[Check]]

@@ -1,0 +1,124 @@
+"""What a commit of a dataset says about itself: its version, its windows, where it came from."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+from airflow_mlops.core.data.digest import ContentDigest
+
+SIDECARS = "_mlops"
+"""Folder of the sidecars inside a table; Delta leaves names with an underscore alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStats:
+    """
+    One window of a dataset.
+
+    :param index: its number, counted from the first midnight of the dataset.
+    :param start: first moment, ISO 8601 (inclusive).
+    :param end: end, ISO 8601 (exclusive).
+    :param digest: content digest of its rows.
+    :param owner: sidecar that holds its profile.
+    """
+
+    index: int
+    start: str
+    end: str
+    rows: int
+    digest: str
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """
+    One version and how it came to be.
+
+    :param rows: rows of the whole version.
+    :param added: rows more than the version before; 0 if this call found nothing new.
+    :param since: first time among the rows it wrote, ISO 8601.
+    :param until: newest time among them.
+    :param watermark: newest time of the whole version.
+    :param digest: content digest of the whole version.
+    :param windows: the windows it wrote.
+    :param origin: where the rows came from.
+    """
+
+    ref: str
+    rows: int
+    added: int
+    since: str
+    until: str
+    watermark: str
+    digest: str
+    windows: tuple[WindowStats, ...]
+    author: str
+    origin: str
+    run: str
+    created_at: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self) | {"windows": [asdict(w) for w in self.windows]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild the commit that :meth:`to_dict` wrote."""
+        return cls(**{**data, "windows": tuple(WindowStats(**w) for w in data["windows"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """
+    What a commit says about its version, beside the rows.
+
+    :param origin_time: first midnight of the dataset, ISO 8601: windows are counted from it.
+    :param window_seconds: length of a window.
+    :param time: column by which rows arrive.
+    :param key: column that names a row.
+    :param sequence: number of the commit; two commits of one number conflict.
+    :param windows: every window of the version.
+    """
+
+    commit: Commit
+    origin_time: str
+    window_seconds: float
+    time: str
+    key: str
+    sequence: int
+    windows: tuple[WindowStats, ...]
+
+    @property
+    def window(self) -> timedelta:
+        """Length of a window."""
+        return timedelta(seconds=self.window_seconds)
+
+    def to_json(self) -> str:
+        """Write it as JSON text."""
+        windows = [asdict(w) for w in self.windows]
+        return json.dumps(asdict(self) | {"commit": self.commit.to_dict(), "windows": windows})
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        data = json.loads(text)
+        commit = Commit.from_dict(data["commit"])
+        windows = tuple(WindowStats(**w) for w in data["windows"])
+        return cls(**{**data, "commit": commit, "windows": windows})
+
+
+def total_digest(windows: Sequence[WindowStats]) -> ContentDigest:
+    """Add up the digests of windows."""
+    total = ContentDigest()
+    for window in windows:
+        total = total + ContentDigest.parse(window.digest)
+    return total
+
+
+def sidecar_name(app_key: str, attempt: str) -> str:
+    """Return the sidecar's path of one attempt at an append."""
+    return f"{SIDECARS}/{hashlib.sha256(app_key.encode()).hexdigest()[:24]}-{attempt}"
