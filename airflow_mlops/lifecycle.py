@@ -131,9 +131,9 @@ class Lifecycle:
 
     def asset(self, what: str) -> Asset:
         """Return one of the model's assets: ``data``, ``request``, ``candidate``, ``champion``."""
-        kind: type[Asset] = {"data": Dataset, "request": Asset}.get(what, Model)
-        scheme = "delta" if what == "data" else "mlops"
-        return kind(name=f"{self.name}/{what}", uri=f"{scheme}://{self.name}/{what}")
+        kind: Any = {"data": Dataset, "request": Asset}.get(what, Model)
+        found: Asset = kind(name=f"{self.name}/{what}", uri=f"mlops://{self.name}/{what}")
+        return found
 
 
 def build(life: Lifecycle) -> tuple[DAG, DAG, DAG]:

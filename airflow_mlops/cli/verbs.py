@@ -38,8 +38,8 @@ def _verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
                 print(json.dumps({"error": kind, "message": str(error)}))
             else:
                 print(f"{kind}: {error}", file=sys.stderr)
-            families = {ConfigurationError: 2, UnavailableError: 3}
-            sys.exit(next((c for f, c in families.items() if isinstance(error, f)), 1))
+            unavailable = isinstance(error, UnavailableError)
+            sys.exit(2 if isinstance(error, ConfigurationError) else 3 if unavailable else 1)
         print(json.dumps(found, indent=1, default=str) if args.json else text)
         if found.get("healthy") is False:
             sys.exit(1)
@@ -83,9 +83,12 @@ def why(args: Namespace) -> tuple[dict[str, Any], str]:
     for entry in entries:
         lines.append(_line(entry))
         evidence = entry.evidence
-        for name in ("facts", "thresholds", "verdict", "answer", "params", "drifted"):
-            if evidence.get(name):
-                lines.append(f"       {name}: {json.dumps(evidence[name], default=str)}")
+        shown = ("facts", "thresholds", "verdict", "answer", "params", "drifted")
+        lines += [
+            f"       {name}: {json.dumps(evidence[name], default=str)}"
+            for name in shown
+            if evidence.get(name)
+        ]
     return {"model": args.model, "entries": [e.to_dict() for e in entries]}, "\n".join(lines)
 
 
