@@ -7,7 +7,7 @@ or asked while a Dag file is parsed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, Asset
@@ -16,7 +16,6 @@ from airflow.sdk.definitions.asset import Dataset, Model
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.refs import check_name
-from airflow_mlops.operators._base import MlopsOperator
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
@@ -53,6 +52,9 @@ from airflow_mlops.policy import (
     Trigger,
     Window,
 )
+
+RETRY_DELAY = timedelta(seconds=30)
+"""Airflow's own five minutes are long for a server that restarts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +175,22 @@ def _monitor(life: Lifecycle) -> DAG:
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
         score = ScoreBatchOperator(task_id="score", snapshot=rows, **common)
         drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
-        versions = {"data": _field(snapshot, "ref"), "labels": _field(labels, "ref")}
         performance = MeasurePerformanceOperator(
             task_id="performance",
+            snapshot=rows,
+            labels=labels.output,
             label_column=table.label,
             metric=life.metric,
-            **versions,
             **common,
         )
         decide = DecideRetrainOperator(
             task_id="decide",
+            snapshot=rows,
+            labels=labels.output,
+            contract=contract.output,
             policy=life.policy.to_dict(),
             metric=life.metric,
-            broken=_field(contract, "fatal"),
             trigger_rule="none_failed",
-            **versions,
             **common,
         )
         request = RequestTrainingOperator(
@@ -286,18 +289,16 @@ def _dag(life: Lifecycle, stage: str, schedule: Any) -> DAG:
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,
-        default_args={"retries": life.retries, "owner": life.name},
+        default_args={
+            "retries": life.retries,
+            "retry_delay": RETRY_DELAY,
+            "owner": life.name,
+        },
         on_failure_callback=list(life.notify) or None,
         tags=["mlops", life.name, *life.tags],
         doc_md=f"Stage *{stage}* of model **{life.name}**. Who decided what: "
         f"`airflow mlops history {life.name}`",
     )
-
-
-def _field(task: MlopsOperator, name: str) -> Any:
-    """Name one field of what a task returns."""
-    returned: Any = task.output
-    return returned[name]
 
 
 def _common(life: Lifecycle) -> dict[str, Any]:

@@ -53,7 +53,13 @@ def _mlflow() -> dict[str, Any]:
             "relabeling": {"schema": "http or https", "password": "Password or token"},
             "placeholders": {"host": "mlflow.example.com", "port": "5000", "schema": "http"},
         },
-        "conn-fields": {},
+        "conn-fields": {
+            "public_url": {
+                "label": "Address for people",
+                "description": "where links go, if a browser reaches MLflow by another address",
+                "schema": {"type": ["string", "null"], "format": "url"},
+            }
+        },
     }
 
 

@@ -20,8 +20,8 @@ class MlflowHook(BaseHook):
     Talk to the MLflow server an Airflow connection describes.
 
     *Schema*, *host* and *port* give the address (http unless *schema* says https). With *login*
-    and *password* requests use basic auth; with *password* alone, a bearer token. *Extra* is not
-    read.
+    and *password* requests use basic auth; with *password* alone, a bearer token. Of *extra* only
+    ``public_url`` is read: the address for people, where links go.
 
     :param mlflow_conn_id: Airflow connection to the MLflow server.
     """
@@ -43,6 +43,7 @@ class MlflowHook(BaseHook):
         """
         from mlflow import MlflowClient
         from mlflow.environment_variables import (
+            MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
             MLFLOW_HTTP_REQUEST_MAX_RETRIES,
             MLFLOW_HTTP_REQUEST_TIMEOUT,
             MLFLOW_TRACKING_AUTH,
@@ -50,10 +51,12 @@ class MlflowHook(BaseHook):
 
         from airflow_mlops.hooks._mlflow_auth import remember
 
-        # MLflow's own defaults keep one call to a dead server waiting for four minutes.
+        # MLflow's own defaults keep one call to a dead server waiting for four minutes, and draw
+        # progress bars into task logs.
         for setting, value in (
             (MLFLOW_HTTP_REQUEST_MAX_RETRIES, 3),
             (MLFLOW_HTTP_REQUEST_TIMEOUT, 30),
+            (MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, False),
         ):
             if not setting.is_set():
                 setting.set(value)
@@ -73,15 +76,18 @@ class MlflowHook(BaseHook):
 
     def model_url(self, ref: ModelRef) -> str:
         """Return the page of a model version."""
-        uri = _uri(self.get_connection(self.mlflow_conn_id))
-        return f"{uri}/#/models/{ref.name}/versions/{ref.version}"
+        return f"{self._pages()}/#/models/{ref.name}/versions/{ref.version}"
 
     def run_url(self, run_id: str, *, artifact: str = "") -> str:
         """Return the page of a run, or of one of its artifacts."""
-        uri = _uri(self.get_connection(self.mlflow_conn_id))
         run = self.get_conn().get_run(run_id)
-        page = f"{uri}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        page = f"{self._pages()}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
         return f"{page}/artifacts/{artifact}" if artifact else page
+
+    def _pages(self) -> str:
+        """Address of MLflow's pages, as a browser reaches them."""
+        connection = self.get_connection(self.mlflow_conn_id)
+        return str(connection.extra_dejson.get("public_url") or _uri(connection)).rstrip("/")
 
 
 def _uri(connection: "Connection") -> str:

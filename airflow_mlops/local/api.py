@@ -95,7 +95,9 @@ class AirflowApi:
     def requests(self) -> list[dict[str, Any]]:
         """Return the Human-in-the-loop requests that nobody has answered, with their tasks."""
         path = "/dags/~/dagRuns/~/hitlDetails?response_received=false"
-        return list(self._ask("GET", path)["hitl_details"])
+        found = self._ask("GET", path)["hitl_details"]
+        # An answer to a task that has not parked yet is taken, and the task then waits for ever.
+        return [r for r in found if r["task_instance"]["state"] == "awaiting_input"]
 
     def answer(self, request: Mapping[str, Any], choice: str, **given: Any) -> None:
         """

@@ -79,19 +79,31 @@ class MeasurePerformanceOperator(MlopsOperator):
     """
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
-    :param data: dataset version of the rows, ``name@version`` (templated).
-    :param labels: dataset version of the labels, ``name@version`` (templated).
+    :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
+    :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
     :param label_column: column of the labels.
     :param metric: per-row loss.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "data", "labels", "label_column", "metric")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "snapshot",
+        "labels",
+        "label_column",
+        "metric",
+    )
 
     def __init__(
-        self, *, data: str, labels: str, label_column: str, metric: str = "brier", **kwargs: Any
+        self,
+        *,
+        snapshot: Xcom,
+        labels: Xcom,
+        label_column: str,
+        metric: str = "brier",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.data = data
+        self.snapshot = snapshot
         self.labels = labels
         self.label_column = label_column
         self.metric = metric
@@ -110,8 +122,8 @@ class MeasurePerformanceOperator(MlopsOperator):
             store,
             self.models(),
             self.observations(),
-            store.open(DatasetRef.parse(self.data)),
-            store.open(DatasetRef.parse(self.labels)),
+            store.open(DatasetRef.parse(self.snapshot["ref"])),
+            store.open(DatasetRef.parse(self.labels["ref"])),
             self.label_column,
             self.metric,
             loss_function(self.metric),

@@ -1,6 +1,6 @@
 """Operators for retraining: decide from evidence, and request a training run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context, conf
@@ -22,32 +22,32 @@ class DecideRetrainOperator(MlopsOperator):
     Re-reads the state instead of trusting its trigger: asked twice about the same data it gives
     the same answer and no second entry.
 
-    :param data: dataset version of the rows, ``name@version`` (templated).
-    :param labels: dataset version of the labels, ``name@version`` (templated).
-    :param policy: ``policy.Retrain`` as a dict.
+    :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
+    :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
+    :param contract: what ``CheckContractOperator`` returned; none: not checked (templated).
+    :param policy: ``policy.Retrain`` as a dict (templated).
     :param metric: per-row loss of the windows.
-    :param broken: breaks of the contract, in words (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "data", "labels", "policy", "broken")
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "labels", "contract", "policy")
     operator_extra_links = (DecisionLink(),)
 
     def __init__(
         self,
         *,
-        data: str,
-        labels: str,
+        snapshot: Xcom,
+        labels: Xcom,
         policy: Mapping[str, Any],
+        contract: Xcom = None,
         metric: str = "brier",
-        broken: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.data = data
+        self.snapshot = snapshot
         self.labels = labels
+        self.contract = contract
         self.policy = policy
         self.metric = metric
-        self.broken = broken
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class DecideRetrainOperator(MlopsOperator):
             self.log.warning("alias repaired: %s", repair)
         policy, ledger = Retrain.from_dict(self.policy), self.ledger()
         evidence = self._evidence(ledger.state(self.model))
-        until = labelled_until(self.datasets().open(DatasetRef.parse(self.labels)))
+        until = labelled_until(self.datasets().open(DatasetRef.parse(self.labels["ref"])))
         entry = record(
             ledger,
             evidence,
@@ -88,8 +88,8 @@ class DecideRetrainOperator(MlopsOperator):
         from airflow_mlops.core.retraining.evidence import gather
 
         store, observations = self.datasets(), self.observations()
-        data = store.open(DatasetRef.parse(self.data))
-        labels = store.open(DatasetRef.parse(self.labels))
+        data = store.open(DatasetRef.parse(self.snapshot["ref"]))
+        labels = store.open(DatasetRef.parse(self.labels["ref"]))
         name = f"{self.model}@{state.champion}"
         served = [
             window
@@ -105,14 +105,14 @@ class DecideRetrainOperator(MlopsOperator):
         return gather(
             state,
             model=self.model,
-            data=self.data,
-            labels=self.labels,
+            data=str(data.ref),
+            labels=str(labels.ref),
             now=data.watermark.isoformat() if data.watermark else "",
             champion=self._champion(state),
             windows=sorted(served, key=lambda w: w.index),
             drift=[drift[index] for index in sorted(drift)],
             labelled_rows=labels.rows,
-            broken=self.broken,
+            broken=self.contract["fatal"] if self.contract else (),
         )
 
     def _champion(self, state: "State") -> "Champion | None":

@@ -1,0 +1,139 @@
+"""The loop of ``Lifecycle``, wired by hand: the same operators in three plain Dags."""
+
+from airflow.sdk import DAG
+from airflow.sdk.definitions.asset import Asset, Model
+
+from airflow_mlops.operators.approval import ApproveModelOperator
+from airflow_mlops.operators.data import (
+    CheckContractOperator,
+    SelectRowsOperator,
+    SnapshotTableOperator,
+)
+from airflow_mlops.operators.deployment import (
+    PromoteModelOperator,
+    RollbackModelOperator,
+    ScoreBatchOperator,
+    SmokeTestModelOperator,
+    SubmitCandidateOperator,
+)
+from airflow_mlops.operators.evaluation import (
+    EvaluateModelOperator,
+    JudgeCandidateOperator,
+    RetryRoundOperator,
+)
+from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
+from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
+from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+from airflow_mlops.policy import AtLeast, Growth, NotWorse, OnRequest, Probe, Retrain
+
+MODEL = "example_electricity"
+POLICY = Retrain(triggers=(Probe("brier"), Growth(1.5), OnRequest()), cooldown="7d")
+GATES = [AtLeast("roc_auc", 0.6), NotWorse("brier", margin=0.02)]
+
+request = Asset(name="example/request", uri="mlops://example/request")
+candidate = Model(name="example/candidate", uri="mlops://example/candidate")
+
+with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tags=["example"]):
+    snapshot = SnapshotTableOperator(
+        task_id="snapshot",
+        model=MODEL,
+        table="public.electricity",
+        dataset=MODEL,
+        key="id",
+        time="observed_at",
+        window="7d",
+    )
+    labels = SnapshotTableOperator(
+        task_id="labels",
+        model=MODEL,
+        table="public.electricity_labels",
+        dataset=f"{MODEL}.labels",
+        key="id",
+        time="observed_at",
+        window="7d",
+    )
+    contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
+    score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
+    drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)
+    performance = MeasurePerformanceOperator(
+        task_id="performance",
+        model=MODEL,
+        snapshot=snapshot.output,
+        labels=labels.output,
+        label_column="price_up",
+    )
+    decide = DecideRetrainOperator(
+        task_id="decide",
+        model=MODEL,
+        snapshot=snapshot.output,
+        labels=labels.output,
+        contract=contract.output,
+        policy=POLICY.to_dict(),
+        trigger_rule="none_failed",
+    )
+    contract >> [score, drift]
+    score >> performance
+    [performance, drift] >> decide
+    RequestTrainingOperator(
+        task_id="request", model=MODEL, decision=decide.output, outlets=[request]
+    )
+
+with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, tags=["example"]):
+    select = SelectRowsOperator(task_id="select", model=MODEL, label_column="price_up", span="182d")
+    features = ArchiveFeaturesOperator(
+        task_id="features",
+        model=MODEL,
+        features="include.electricity.features:build",
+        selection=select.output,
+    )
+    train = TrainModelOperator(
+        task_id="train",
+        model=MODEL,
+        features="include.electricity.features:build",
+        feature_set=features.output,
+        train="include.electricity.train:fit",
+        selection=select.output,
+        seed=7,
+    )
+    evaluate = EvaluateModelOperator(
+        task_id="evaluate", model=MODEL, trained=train.output, selection=select.output
+    )
+    gate = JudgeCandidateOperator(
+        task_id="gate",
+        model=MODEL,
+        evaluation=evaluate.output,
+        selection=select.output,
+        gates=[gate.to_dict() for gate in GATES],
+    )
+    SubmitCandidateOperator(
+        task_id="submit",
+        model=MODEL,
+        evaluation=evaluate.output,
+        verdict=gate.output,
+        selection=select.output,
+        outlets=[candidate],
+    )
+    RetryRoundOperator(
+        task_id="another_round",
+        model=MODEL,
+        verdict=gate.output,
+        selection=select.output,
+        outlets=[request],
+    )
+
+with DAG(
+    "example_rollout", schedule=[candidate], catchup=False, max_active_runs=1, tags=["example"]
+):
+    smoke = SmokeTestModelOperator(task_id="smoke", model=MODEL, data=MODEL)
+    approve = ApproveModelOperator(
+        task_id="approve", model=MODEL, smoke=smoke.output, by=["ml-lead"]
+    )
+    PromoteModelOperator(task_id="promote", model=MODEL, smoke=smoke.output, answer=approve.output)
+
+with DAG("example_rollback", schedule=None, catchup=False, tags=["example"]):
+    RollbackModelOperator(
+        task_id="rollback",
+        model=MODEL,
+        reason="{{ dag_run.conf.get('reason', 'started by hand') }}",
+        to="{{ dag_run.conf.get('to', '') }}",
+    )
