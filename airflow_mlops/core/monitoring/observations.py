@@ -11,7 +11,8 @@ import psycopg
 import pyarrow as pa
 from psycopg.types.json import Jsonb
 
-from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.ledger import no_answer
 from airflow_mlops.core.refs import ModelRef
 
 
@@ -97,6 +98,16 @@ class Observations:
         keys, values = zip(*rows, strict=True) if rows else ((), ())
         return pa.table({"key": pa.array(keys, pa.string()), "p": pa.array(values, pa.float64())})
 
+    def served(self, model: str) -> tuple[tuple[str, int, float], ...]:
+        """Return key, version and value of every prediction; of several of a key, the first."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "select distinct on (key) key, version, prediction from mlops.predictions "
+                "where model = %s order by key, scored_at, version",
+                (model,),
+            ).fetchall()
+        return tuple((str(key), int(version), float(p)) for key, version, p in rows)
+
     def quarantine(
         self, model: str, dataset: str, rows: Sequence[Mapping[str, Any]], *, run: str
     ) -> None:
@@ -124,9 +135,14 @@ class Observations:
         except psycopg.errors.UndefinedTable as error:
             msg = "schema mlops is not in this database; make it: airflow mlops migrate"
             raise ConfigurationError(msg) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            msg = f"the login of schema mlops lacks a right, grant it role mlops_writer: {error}"
+            raise ConfigurationError(msg) from error
+        except psycopg.DataError as error:
+            msg = f"schema mlops refuses what has no place in it: {error}"
+            raise ConfigurationError(msg) from error
         except psycopg.OperationalError as error:
-            msg = f"the database of schema mlops does not answer: {error}"
-            raise UnavailableError(msg) from error
+            raise no_answer("the database of schema mlops", error) from error
 
 
 def _copy(

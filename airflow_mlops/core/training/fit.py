@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    MlopsError,
+    NotEnoughDataError,
+    RejectedError,
+    UserCodeError,
+)
 from airflow_mlops.core.refs import Recipe
 from airflow_mlops.core.training import models
 from airflow_mlops.core.training.models import ModelStore, ModelVersion, save_model
@@ -102,7 +108,7 @@ def train_model(
         run_id = store.start(name, recipe, tags)
         try:
             _make(store, training, run_id, loss)
-        except UserCodeError:
+        except (ConfigurationError, RejectedError):  # a retry would end the same way
             store.fail(run_id)
             raise
         versions = store.of_recipe(name, recipe.id)
@@ -114,11 +120,12 @@ def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, L
     """Fit, log, and register unless somebody was faster."""
     recipe = training.recipe
     with tempfile.TemporaryDirectory(prefix="mlops-train-") as scratch:
-        folder = Path(scratch)
+        folder, loaded = Path(scratch) / "artifacts", Path(scratch) / "loaded"
         for code, part in ((training.features, "features"), (training.train, "train")):
             code.save(folder / part)
-        build = training.features.load(folder / "features")
-        fit = training.train.load(folder / "train")
+            code.save(loaded / part)  # importing leaves byte code beside the source
+        build = training.features.load(loaded / "features")
+        fit = training.train.load(loaded / "train")
         user = _UserFunctions(training, build, fit)
         estimator, base = user.fit_and_backtest(loss[1])
         metrics = {f"base_{loss[0]}": base, "training_rows": float(len(training.rows))}
@@ -164,14 +171,18 @@ class _UserFunctions:
         self._check_deterministic(features.tail(PROBE_ROWS), rows.y[-PROBE_ROWS:])
         cut = len(rows) * 3 // 4
         early = self._fitted(features.iloc[:cut], rows.y[:cut])
-        late = np.asarray(_predict(early, features.iloc[cut:]), dtype=np.float64)
+        late = np.asarray(self._predicted(early, features.iloc[cut:]), dtype=np.float64)
         return self._fitted(features, rows.y), float(loss(rows.y[cut:], late).mean())
 
     def _features(self, rows: Labelled) -> "pd.DataFrame":
         name = self.training.features.name
         frame = _call(name, self.build, rows.frame)
-        if frame is None or len(frame) != len(rows):
-            found = "nothing" if frame is None else f"{len(frame)} rows"
+        if not hasattr(frame, "iloc"):
+            found = "nothing" if frame is None else type(frame).__name__
+            msg = f"{name} returned {found} for {len(rows)} rows; it has to return a frame"
+            raise UserCodeError(msg)
+        if len(frame) != len(rows):
+            found = f"{len(frame)} rows"
             msg = f"{name} returned {found} for {len(rows)} rows; it has to return one row for each"
             raise UserCodeError(msg)
         return frame  # type: ignore[no-any-return]
@@ -184,8 +195,11 @@ class _UserFunctions:
             raise UserCodeError(msg)
         return estimator
 
+    def _predicted(self, estimator: Any, features: "pd.DataFrame") -> Any:
+        return _call(f"what {self.training.train.name} fitted", _predict, estimator, features)
+
     def _check_deterministic(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> None:
-        first, second = (_predict(self._fitted(features, y), features) for _ in range(2))
+        first, second = (self._predicted(self._fitted(features, y), features) for _ in range(2))
         if not np.array_equal(first, second):
             moved = float(np.max(np.abs(np.asarray(first) - np.asarray(second))))
             msg = (
@@ -200,6 +214,8 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -
     """Call a function of the user; whatever it raises becomes an error that names it."""
     try:
         return function(*values, **named)
+    except MlopsError:
+        raise
     except Exception as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:

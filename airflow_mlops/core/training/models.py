@@ -35,6 +35,9 @@ BASE_LOSS = "mlops.base_loss"
 TRAINING_ROWS = "mlops.training_rows"
 DATA, LABELS = "mlops.data", "mlops.labels"
 SINCE, UNTIL = "mlops.since", "mlops.until"
+CONTENTS = "mlops"
+"""Folder below MLflow's ``data`` that the loader is given."""
+
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
 
@@ -229,12 +232,12 @@ class ModelStore:
 
         :raises ModelChangedError: if a file was changed, lost or added.
         """
-        with _talking(str(version.ref)):
-            try:
+        try:
+            with _talking(str(version.ref)):
                 folder = Path(self.client.download_artifacts(version.run_id, "model", str(into)))
-            except OSError as error:
-                msg = f"files of {version.ref} are gone from run {version.run_id}: {error}"
-                raise ModelChangedError(msg) from error
+        except (OSError, ModelNotFoundError) as error:
+            msg = f"files of {version.ref} are gone from run {version.run_id}: {error}"
+            raise ModelChangedError(msg) from error
         found = tree_digest(folder)
         if found != version.digest:
             msg = (
@@ -254,7 +257,7 @@ class ModelStore:
         """
         with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
             folder = self.fetch(self.get(ref), Path(scratch))
-            yield mlops_loader_v1.Model(folder / "data")
+            yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
 
 
 def save_model(
@@ -281,7 +284,7 @@ def save_model(
     from mlflow.models import infer_signature
 
     with tempfile.TemporaryDirectory(prefix="mlops-save-") as scratch:
-        data = Path(scratch) / "data"
+        data = Path(scratch) / CONTENTS
         features.save(data / "features")
         skops.io.dump(estimator, data / "estimator.skops")
         types = skops.io.get_untrusted_types(file=data / "estimator.skops")
