@@ -19,7 +19,13 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
@@ -49,6 +55,9 @@ APP_KEY = "mlops.app_key"
 
 SEQUENCE = "mlops"
 """Delta application id that every commit counts up: two appends at once cannot both land."""
+
+_ROW_GROUP = 65_536
+"""Rows that the writer holds in memory."""
 
 _RACES = 10
 _RECENT = 16
@@ -97,10 +106,12 @@ class DatasetStore:
         :param app_key: names this append; a retry uses the same one.
         :param window: length of a window; fixed with the first commit.
         :param lateness: how far behind the newest row a late one may still arrive.
+        :raises ConfigurationError: if ``name`` may not name a dataset.
         :raises ContractBrokenError: if a column is missing, unexpected or of another type.
         :raises RejectedError: if there are no rows at all, a time is null, or a key repeats.
         :raises UnavailableError: if the store or the source does not answer.
         """
+        DatasetRef.parse(f"{name}@0")  # before anything is written under that name
         facts = {"author": author, "origin": origin, "run": run}
         request = Request(name, app_key, time, key, window, lateness, facts)
         return _Append(self, source, request).commit()
@@ -325,7 +336,13 @@ class _Append:
             how = {"mode": "overwrite", "schema_mode": "overwrite"}
         elif replaced_from is not None:
             how = {"mode": "overwrite", "predicate": _from(self.request.time, replaced_from)}
-        write_deltalake(table, stream, commit_properties=properties, **how)
+        write_deltalake(
+            table,
+            stream,
+            commit_properties=properties,
+            writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
+            **how,
+        )
 
     def _centres(self, table: DeltaTable, before: Sidecar | None) -> Profile | None:
         """Return the centres of the dataset's profiles: all of them have to add up."""

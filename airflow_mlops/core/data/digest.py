@@ -124,7 +124,7 @@ def _words(column: pa.Array) -> Words:
     """One canonical 64-bit word per value, in a fresh array; under nulls anything."""
     kind = column.type
     if pt.is_floating(kind):
-        filled = pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False)
+        filled = np.from_dlpack(pc.fill_null(column, 0.0))
         numbers = np.array(filled, np.float64)
         numbers += 0.0  # -0.0 becomes 0.0
         numbers[np.isnan(numbers)] = np.nan
@@ -147,7 +147,7 @@ def _integers(column: pa.Array) -> Words:
     elif pt.is_temporal(kind) and kind.bit_width == 32:
         column = column.cast(pa.int32())
     whole = pc.fill_null(column.cast(pa.int64(), safe=False), 0)
-    return np.array(whole.to_numpy(zero_copy_only=False)).view(_U)
+    return np.array(np.from_dlpack(whole)).view(_U)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -160,7 +160,7 @@ def _texts(column: pa.Array) -> Words:
     encoded = column if pt.is_dictionary(column.type) else column.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     hashes = np.array([0 if v is None else _hash(v) for v in values] or [0], _U)
-    indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+    indices = np.from_dlpack(pc.fill_null(encoded.indices, 0))
     return np.asarray(hashes[indices], _U)
 
 

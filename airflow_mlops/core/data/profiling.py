@@ -71,25 +71,27 @@ class _NumericBuilder:
         self._missing += values.null_count
         numbers = _numbers(values.drop_null() if values.null_count else values)
         for start in range(0, len(numbers), _BLOCK):  # blocks stay in the L2 cache
-            self._count(numbers[start : start + _BLOCK] - self._start.centre)
+            with np.errstate(over="ignore", invalid="ignore"):  # infinities, and both at once
+                self._count(numbers[start : start + _BLOCK])
 
-    def _count(self, moved: NDArray[np.float64]) -> None:
+    def _count(self, numbers: NDArray[Any]) -> None:
+        moved = numbers - self._start.centre
         if self._start.scale != 1.0:
             moved *= self._start.scale
-        with np.errstate(over="ignore"):
-            halves = moved.astype("<f4").view("<u2")
+        halves = moved.astype("<f4").view("<u2")
         self._waiting.append(halves[1::2])
         if sum(map(len, self._waiting)) >= _BLOCK // 2:
             self._drain()
         total = float(moved.sum())
         if not math.isfinite(total):
-            moved = moved[np.isfinite(moved)]
+            finite = np.isfinite(moved)
+            numbers, moved = numbers[finite], moved[finite]
             total = float(moved.sum())
-        if len(moved):
-            self._low = min(self._low, float(moved.min()))
-            self._high = max(self._high, float(moved.max()))
+        if len(numbers):  # of the values themselves: moving there and back would round them
+            self._low = min(self._low, float(numbers.min()))
+            self._high = max(self._high, float(numbers.max()))
         self._total += total
-        self._squares += float(moved @ moved)
+        self._squares += float(np.einsum("i,i->", moved, moved))  # @ would wake BLAS threads
 
     def _drain(self) -> None:
         found = np.bincount(np.concatenate(self._waiting), minlength=CELLS)
@@ -106,8 +108,8 @@ class _NumericBuilder:
             missing=self._missing + int(counts[is_nan].sum()),
             total=self._total,
             squares=self._squares,
-            low=start.centre + self._low / start.scale,
-            high=start.centre + self._high / start.scale,
+            low=self._low,
+            high=self._high,
             cells=cells[~is_nan],
             counts=counts[~is_nan],
         )
@@ -136,7 +138,7 @@ class _CategoryBuilder:
         if pt.is_boolean(values.type):
             values = values.cast(pa.string())
         encoded = values if pt.is_dictionary(values.type) else values.dictionary_encode()
-        indices = encoded.indices.drop_null().cast(pa.int64()).to_numpy(zero_copy_only=False)
+        indices = np.from_dlpack(encoded.indices.drop_null().cast(pa.int64()))
         counts = np.bincount(indices, minlength=len(encoded.dictionary)).tolist()
         pairs = zip(encoded.dictionary.to_pylist(), counts, strict=True)
         seen = {str(value): rows for value, rows in pairs if rows}
@@ -186,10 +188,11 @@ def _numbers(values: pa.Array) -> NDArray[Any]:
         values = values.cast(pa.float64())
     elif pt.is_date(kind) or pt.is_timestamp(kind):
         micros = values.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
-        return np.asarray(micros.to_numpy(zero_copy_only=False) / 1e6)
+        seconds: NDArray[np.float64] = np.from_dlpack(micros).astype(np.float64) / 1e6
+        return seconds
     elif pt.is_time(kind) or pt.is_duration(kind):
         values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
-    return np.asarray(values.to_numpy(zero_copy_only=False))
+    return np.from_dlpack(values)  # to_numpy() would import pandas
 
 
 def _is_numeric(kind: pa.DataType) -> bool:

@@ -157,7 +157,7 @@ class Flow:
         self._refuse(time.is_null(), keys, "have no time")
         self._refuse(keys.is_null(), time, "have no key")
         whole = time.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
-        micros: NDArray[np.int64] = whole.to_numpy()
+        micros = np.from_dlpack(whole).astype(np.int64, copy=False)
         if micros.min() < _FIRST_MOMENT or micros.max() > _LAST_MOMENT:
             wrong = pa.array((micros < _FIRST_MOMENT) | (micros > _LAST_MOMENT))
             self._refuse(wrong, keys, "have a time outside the years 1 to 9999, or infinity")
@@ -211,7 +211,7 @@ class Flow:
         yield from window.held
 
     def _remember(self, keys: pa.Array) -> None:
-        self._keys.append(keys)
+        self._keys.append(keys.take(np.arange(len(keys))))  # a slice would hold its whole batch
         while len(self._keys) > 1 and sum(k.nbytes for k in self._keys) > _REMEMBERED_KEYS:
             self._keys.pop(0)
 

@@ -45,6 +45,10 @@ Type of PostgreSQL -> Arrow type, and the cast that makes it one.
 """
 
 
+_BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(2 << 20)}
+"""The driver's own 16 MB a batch would be held several times on the way to disk."""
+
+
 class Source(Protocol):
     """Something rows can be read from, in the order of time."""
 
@@ -101,7 +105,7 @@ class PostgresSource:
         with (
             _named(self.table),
             dbapi.connect(self._dsn()) as connection,
-            connection.cursor() as cursor,
+            connection.cursor(adbc_stmt_kwargs=_BATCHES) as cursor,
         ):
             cursor.execute("set transaction isolation level repeatable read, read only")
             cursor.execute(self._query(columns, since))
