@@ -145,48 +145,24 @@ def build(life: Lifecycle) -> tuple[DAG, DAG, DAG]:
 
 def _monitor(life: Lifecycle) -> DAG:
     """New rows -> versioned, checked, scored, watched -> one decision."""
-    table, common = life.data, _common(life)
-    snapshots = {
-        "key": table.key,
-        "time": table.time,
-        "window": life.select.step,
-        "lateness": table.lateness,
-        "warehouse_conn_id": table.conn_id,
-    }
+    common = _common(life)
     with _dag(life, "monitor", life.schedule) as dag:
-        snapshot = SnapshotTableOperator(
-            task_id="snapshot",
-            table=table.table,
-            dataset=life.name,
-            columns=table.columns,
-            outlets=[life.asset("data")],
-            **snapshots,
-            **common,
-        )
-        labels = SnapshotTableOperator(
-            task_id="labels",
-            table=table.labels,
-            dataset=life.labels,
-            columns=(table.key, table.time, table.label),
-            **snapshots,
-            **common,
-        )
-        rows: Any = snapshot.output
+        rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
         score = ScoreBatchOperator(task_id="score", snapshot=rows, **common)
         drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
         performance = MeasurePerformanceOperator(
             task_id="performance",
             snapshot=rows,
-            labels=labels.output,
-            label_column=table.label,
+            labels=labels,
+            label_column=life.data.label,
             metric=life.metric,
             **common,
         )
         decide = DecideRetrainOperator(
             task_id="decide",
             snapshot=rows,
-            labels=labels.output,
+            labels=labels,
             contract=contract.output,
             policy=life.policy.to_dict(),
             metric=life.metric,
@@ -204,6 +180,35 @@ def _monitor(life: Lifecycle) -> DAG:
     return dag
 
 
+def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Version rows and labels; return what the two tasks will return."""
+    table = life.data
+    shared = {
+        "key": table.key,
+        "time": table.time,
+        "window": life.select.step,
+        "lateness": table.lateness,
+        "warehouse_conn_id": table.conn_id,
+        **common,
+    }
+    rows = SnapshotTableOperator(
+        task_id="snapshot",
+        table=table.table,
+        dataset=life.name,
+        columns=table.columns,
+        outlets=[life.asset("data")],
+        **shared,
+    )
+    labels = SnapshotTableOperator(
+        task_id="labels",
+        table=table.labels,
+        dataset=life.labels,
+        columns=(table.key, table.time, table.label),
+        **shared,
+    )
+    return rows.output, labels.output
+
+
 def _train(life: Lifecycle) -> DAG:
     """A decision -> rows, features, model -> judged -> submitted, or another round."""
     common = _common(life)
@@ -211,52 +216,49 @@ def _train(life: Lifecycle) -> DAG:
         select = SelectRowsOperator(
             task_id="select", label_column=life.data.label, span=life.select.span, **common
         )
-        selection = select.output
         features = ArchiveFeaturesOperator(
-            task_id="features", features=life.features, selection=selection, **common
+            task_id="features", features=life.features, selection=select.output, **common
         )
         train = TrainModelOperator(
             task_id="train",
             features=life.features,
             feature_set=features.output,
             train=life.train,
-            selection=selection,
+            selection=select.output,
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
             **common,
         )
-        evaluate = EvaluateModelOperator(
-            task_id="evaluate",
-            trained=train.output,
-            selection=selection,
-            metric=life.metric,
-            **common,
-        )
-        gate = JudgeCandidateOperator(
-            task_id="gate",
-            evaluation=evaluate.output,
-            selection=selection,
-            gates=[gate.to_dict() for gate in life.gates],
-            **common,
-        )
-        SubmitCandidateOperator(
-            task_id="submit",
-            evaluation=evaluate.output,
-            verdict=gate.output,
-            selection=selection,
-            outlets=[life.asset("candidate")],
-            **common,
-        )
-        RetryRoundOperator(
-            task_id="another_round",
-            verdict=gate.output,
-            selection=selection,
-            rounds=life.rounds,
-            outlets=[life.asset("request")],
-            **common,
-        )
+        _judge(life, train.output, {"selection": select.output, **common})
     return dag
+
+
+def _judge(life: Lifecycle, trained: Any, common: Mapping[str, Any]) -> None:
+    """Measure and judge what was trained; submit it, or go back."""
+    evaluate = EvaluateModelOperator(
+        task_id="evaluate", trained=trained, metric=life.metric, **common
+    )
+    gate = JudgeCandidateOperator(
+        task_id="gate",
+        evaluation=evaluate.output,
+        gates=[gate.to_dict() for gate in life.gates],
+        **common,
+    )
+    SubmitCandidateOperator(
+        task_id="submit",
+        evaluation=evaluate.output,
+        verdict=gate.output,
+        outlets=[life.asset("candidate")],
+        **common,
+    )
+    RetryRoundOperator(
+        task_id="another_round",
+        verdict=gate.output,
+        rounds=life.rounds,
+        outlets=[life.asset("request")],
+        **common,
+    )
 
 
 def _rollout(life: Lifecycle) -> DAG:

@@ -283,7 +283,8 @@ def _finding(monitor: str, body: dict[str, Any] | None) -> str:
         return f"window {body['window']}: {names} drifted against what {body['model']} saw"
     loss = sum(body["champion"]) / len(body["champion"])
     probe = sum(body["probe"]) / len(body["probe"])
-    return f"window {body['index']}: {body['metric']} {loss:.4f}, a fresh small model {probe:.4f}"
+    who, numbers = body["model"], f"{body['metric']} {loss:.4f}, a fresh small model {probe:.4f}"
+    return f"window {body['index']}: {who} {numbers}"
 
 
 def _or(value: object) -> str:

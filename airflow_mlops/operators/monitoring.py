@@ -79,6 +79,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     """
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
+    Also the champion before it: the labels of its last window arrive when it serves no more.
+
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
     :param label_column: column of the labels.
@@ -113,7 +115,8 @@ class MeasurePerformanceOperator(MlopsOperator):
         from airflow_mlops.core.evaluation.metrics import loss_function
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
 
-        champion = self.ledger().state(self.model).champion
+        state = self.ledger().state(self.model)
+        champion = state.champion
         if champion is None:
             msg = f"{self.model} has no champion to measure yet"
             raise AirflowSkipException(msg)
@@ -128,6 +131,8 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.metric,
             loss_function(self.metric),
         )
+        if state.previous is not None:
+            monitor.measure(ModelRef(self.model, state.previous))
         windows = monitor.measure(ModelRef(self.model, champion))
         newest = windows[-1] if windows else None
         if newest is not None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
@@ -12,6 +12,9 @@ from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of
 from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.features import CodeArchive
 
 
 class ArchiveFeaturesOperator(MlopsOperator):
@@ -112,20 +115,16 @@ class TrainModelOperator(MlopsOperator):
     def _training(self, context: Context) -> Any:
         """Read the rows and the code, and write the recipe."""
         from airflow_mlops.core.data.contract import infer_contract
-        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.data.features import archive
         from airflow_mlops.core.data.selection import Selection
-        from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.metrics import CLASSIFICATION
         from airflow_mlops.core.refs import DatasetRef
         from airflow_mlops.core.training.fit import Training
         from airflow_mlops.core.training.provenance import code_version, environment
 
         selection = Selection.from_dict(self.selection["train"])
-        store, features, train = self.datasets(), archive(self.features), archive(self.train)
-        version = f"{self.model}.features@{feature_version(features, self.feature_set['columns'])}"
-        if version != self.feature_set["ref"]:
-            msg = f"{self.features} changed under way: {self.feature_set['ref']} is {version} now"
-            raise ConfigurationError(msg)
+        store, train = self.datasets(), archive(self.train)
+        features, version = self._archived_features()
         rows = selection.read(store)
         if self.metric in CLASSIFICATION:
             rows.check_classes()
@@ -153,6 +152,21 @@ class TrainModelOperator(MlopsOperator):
         profile = data.between(*span).profile()
         contract = infer_contract(data.schema, profile, exclude=(rows.key, rows.time))
         return Training(recipe, rows, features, train, found, {"contract": contract.to_dict()})
+
+    def _archived_features(self) -> tuple["CodeArchive", str]:
+        """Read the feature code, and insist on the version that the run began with."""
+        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.errors import ConfigurationError
+
+        found, ref = archive(self.features), self.feature_set["ref"]
+        version = f"{self.model}.features@{feature_version(found, self.feature_set['columns'])}"
+        if version != ref:
+            msg = (
+                f"{self.features} changed under way: it was {ref} and is {version} now; clear the "
+                "task 'features' to train with the new one"
+            )
+            raise ConfigurationError(msg)
+        return found, version
 
     def _tags(self, context: Context) -> dict[str, str]:
         ti = context["ti"]

@@ -4,7 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -97,6 +97,17 @@ class Observations:
             ).fetchall()
         keys, values = zip(*rows, strict=True) if rows else ((), ())
         return pa.table({"key": pa.array(keys, pa.string()), "p": pa.array(values, pa.float64())})
+
+    def served_span(self, model: ModelRef) -> tuple[datetime, datetime]:
+        """Return the first and last time one version predicted for; the last is earlier if none."""
+        with self._connected() as connection:
+            row = connection.execute(
+                "select min(observed_at), max(observed_at) from mlops.predictions "
+                "where model = %s and version = %s",
+                (model.name, model.version),
+            ).fetchone()
+        never = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+        return (row[0], row[1]) if row and row[0] is not None else never
 
     def served(self, model: str) -> tuple[tuple[str, int, float], ...]:
         """Return key, version and value of every prediction; of several of a key, the first."""

@@ -98,9 +98,9 @@ class PerformanceMonitor:
 
     def measure(self, champion: ModelRef) -> tuple[ServedWindow, ...]:
         """
-        Return every labelled window the champion served; new ones are measured and stored.
+        Return every labelled window a version served; new ones are measured and stored.
 
-        :param champion: the version that predicts now.
+        :param champion: the version that predicts now, or one that did.
         """
         known = {
             served.index: served
@@ -109,9 +109,10 @@ class PerformanceMonitor:
             and served.metric == self.metric
         }
         fresh: list[ServedWindow] = []
+        first, last = self.observations.served_span(champion)
         for window in self.labels.windows():
             since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
-            if window.index in known:
+            if window.index in known or until <= first or since > last:
                 continue
             served = self.observations.predictions(champion, since, until)
             if served.num_rows:
