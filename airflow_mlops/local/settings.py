@@ -46,6 +46,8 @@ COMMON = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # Tasks share the cores: two threads that wait for each other cost three times one that works.
+    "OMP_NUM_THREADS": "1",
 }
 """Settings the local stack shares with docker-compose.yaml; a test compares the two."""
 

