@@ -140,7 +140,8 @@ class State:
             files = (run, entry.evidence.get("digest", ""))
             state = replace(state, identity={version: files, **state.identity})
         if entry.op == "promote" and version is not None:
-            mark = max(filter(None, (self.mark, entry.order)), default=None)
+            orders = [order for order in (self.mark, entry.order) if order is not None]
+            mark = max(orders, default=None)
             kept = tuple(v for v in self.stack if v != version)
             state = replace(state, stack=(*kept, version), ever=self.ever | {version}, mark=mark)
         if entry.op == "rollback" and version is not None:
@@ -179,9 +180,9 @@ class Ledger:
         )
         state = State()
         for number, (seq, body, digest, prev_hash) in enumerate(rows, start=1):
-            entry = Entry.from_body(body, prev_hash)
-            whole = (seq, prev_hash, digest) == (number, state.head[1], entry.hash)
-            if not whole or entry.model != model:
+            entry = _read(body, prev_hash)
+            known = (number, state.head[1], entry.hash, entry.model) if entry else ()
+            if entry is None or (seq, prev_hash, digest, model) != known:
                 msg = (
                     f"the ledger of {model} breaks at entry {number}: it was changed or lost. "
                     "Nothing is decided until somebody has looked: airflow mlops doctor"
@@ -251,12 +252,15 @@ class Ledger:
                 msg = "schema mlops is not in this database; make it: airflow mlops migrate"
                 raise ConfigurationError(msg) from error
             except psycopg.errors.InsufficientPrivilege as error:
-                msg = f"the ledger's login lacks a right: {error}; grant it role mlops_writer"
+                msg = f"the ledger's login lacks a right, grant it role mlops_writer: {error}"
+                raise ConfigurationError(msg) from error
+            except (psycopg.DataError, psycopg.errors.CheckViolation) as error:
+                msg = f"the ledger refuses what has no place in it: {error}"
                 raise ConfigurationError(msg) from error
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                if left == 0 or "authentication failed" in str(error):
-                    msg = f"the ledger's database does not answer: {error}"
-                    raise UnavailableError(msg) from error
+                answer = no_answer("the ledger's database", error)
+                if left == 0 or isinstance(answer, ConfigurationError):
+                    raise answer from error
                 time.sleep(0.25 * (_TRIES - left))
         raise UnavailableError  # not reached: the last try returns or raises
 
@@ -266,3 +270,19 @@ class Ledger:
             self.dsn, autocommit=True, connect_timeout=5, prepare_threshold=None
         ) as connection:
             yield connection
+
+
+def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | UnavailableError:
+    """Give a failed connection its family: a wrong login stays wrong, a server may come back."""
+    text = str(error).strip()
+    if any(sign in text for sign in ("authentication failed", "does not exist", "no password")):
+        return ConfigurationError(f"cannot log in to {what}: {text}; check the connection")
+    return UnavailableError(f"{what} does not answer: {text}")
+
+
+def _read(body: str, prev_hash: str) -> Entry | None:
+    """Rebuild an entry; nothing if somebody else wrote it: it has other fields."""
+    try:
+        return Entry.from_body(body, prev_hash)
+    except TypeError:
+        return None

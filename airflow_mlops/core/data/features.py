@@ -94,7 +94,7 @@ def archive(name: str) -> CodeArchive:
         raise ConfigurationError(msg)
     try:
         spec = importlib.util.find_spec(module)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: __main__ of a notebook has no spec
         msg = f"{name}: cannot find module {module!r}: {error}"
         raise ConfigurationError(msg) from error
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):

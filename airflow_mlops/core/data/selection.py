@@ -49,7 +49,8 @@ class Selection:
         Join the rows with their labels, ordered by time; rows without a label are left out.
 
         :raises NotEnoughDataError: if no labelled row lies in the span.
-        :raises ConfigurationError: if the label column is not in the labels.
+        :raises ConfigurationError: if the label column is not in the labels, or the keys of rows
+            and labels are of two types.
         """
         rows = store.open(DatasetRef.parse(self.data))
         labels = store.open(DatasetRef.parse(self.labels))
@@ -57,6 +58,7 @@ class Selection:
             known = ", ".join(labels.schema.names)
             msg = f"no column {self.label!r} in {self.labels}; it has {known}"
             raise ConfigurationError(msg)
+        _check_keys(rows, labels)
         since, until = datetime.fromisoformat(self.since), datetime.fromisoformat(self.until)
         found = labels.between(since, until).to_arrow([labels.key, self.label])
         found = found.rename_columns([rows.key, _LABEL])
@@ -125,6 +127,16 @@ class Labelled:
                 "nothing can be learnt from it"
             )
             raise NotEnoughDataError(msg)
+
+
+def _check_keys(rows: Table, labels: Table) -> None:
+    one, two = (t.schema.field(t.key).type for t in (rows, labels))
+    if one != two:
+        msg = (
+            f"key {rows.key!r} is {one} in {rows.ref} and {two} in {labels.ref}; offer both as one "
+            "type, for instance through a view"
+        )
+        raise ConfigurationError(msg)
 
 
 def labelled_until(labels: Table) -> datetime:

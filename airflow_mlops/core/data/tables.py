@@ -86,7 +86,11 @@ class Table:
 
         :raises RejectedError: if a file was changed or lost.
         """
-        found = str(digest_of(self.between().batches()))
+        try:
+            found = str(digest_of(self.between().batches()))
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            msg = f"rows of {self.ref} cannot be read back: {error}; restore the files"
+            raise RejectedError(msg) from error
         if found != self.digest:
             msg = f"rows of {self.ref} have digest {found}, the commit says {self.digest}"
             raise RejectedError(msg)

@@ -21,7 +21,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.models import ModelStore, ModelVersion
+from airflow_mlops.core.training.models import ModelStore, ModelVersion, talking
 
 ANCHOR = "mlops.ledger"
 """Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
@@ -151,7 +151,8 @@ class ModelRegistry:
             repaired += self._write_aliases(name, dict(model.aliases), state)
             anchor = "{}:{}".format(*state.head)
             if dict(model.tags).get(ANCHOR) != anchor:
-                self.models.client.set_registered_model_tag(name, ANCHOR, anchor)
+                with talking(name, existing_is_fine=True):
+                    self.models.client.set_registered_model_tag(name, ANCHOR, anchor)
             if self.ledger.state(name).head == state.head:
                 return tuple(repaired)
         msg = f"the aliases of {name} did not settle in {_ROUNDS} rounds; try again"
@@ -192,15 +193,9 @@ class ModelRegistry:
         return {**ask.evidence, **facts}
 
     def _registered(self, name: str) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with talking(name, missing_is_fine=True):
             return self.models.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            msg = f"MLflow does not answer about {name}: {error.message}"
-            raise UnavailableError(msg) from error
+        return None
 
     def _observe_move(self, name: str, model: Any, state: State) -> State:
         """
@@ -230,10 +225,12 @@ class ModelRegistry:
         for alias, version in wanted.items():
             found = aliases.get(alias)
             if version is not None and found != str(version):
-                self.models.client.set_registered_model_alias(name, alias, str(version))
+                with talking(f"{name}@{version}", existing_is_fine=True):
+                    self.models.client.set_registered_model_alias(name, alias, str(version))
                 done.append(f"@{alias}: {found or 'nothing'} -> {version}")
             elif version is None and found is not None:
-                self.models.client.delete_registered_model_alias(name, alias)
+                with talking(name):
+                    self.models.client.delete_registered_model_alias(name, alias)
                 done.append(f"@{alias}: {found} -> nothing")
         return done
 

@@ -8,10 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation
-from airflow_mlops.core.evaluation.metrics import CLASSIFICATION, SCORES, estimate, loss_function
+from airflow_mlops.core.evaluation.metrics import (
+    CLASSIFICATION,
+    SCORES,
+    estimate,
+    loss_function,
+    measure,
+)
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
 
@@ -47,6 +53,7 @@ def evaluate(
     names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
     if len(np.unique(y)) < 2:
         names = [loss]
+    names = [name for name in names if name == loss or _defined(name, y, predicted)]
     metrics = tuple(estimate(name, y, predicted, seed=seed) for name in names)
     comparisons: tuple[Comparison, ...] = ()
     note = _why_not_compared(store, champion, holdout)
@@ -86,6 +93,15 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
         )
         raise UserCodeError(msg)
     return found
+
+
+def _defined(name: str, y: NDArray[np.float64], predicted: NDArray[np.float64]) -> bool:
+    """Say whether a score means anything here: no precision without a row that was called a one."""
+    try:
+        measure(name, y, predicted)
+    except NotEnoughDataError:
+        return False
+    return True
 
 
 def _why_not_compared(store: ModelStore, champion: ModelRef | None, holdout: Labelled) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,25 +102,25 @@ class ModelStore:
 
     def experiment(self, name: str) -> str:
         """Return the id of the model's experiment; makes it and the registered model if needed."""
-        with _talking(name):
+        with talking(name):
             found = self.client.get_experiment_by_name(name)
         if found is None:
-            with _talking(name, existing_is_fine=True):
+            with talking(name, existing_is_fine=True):
                 self.client.create_experiment(name)
-            with _talking(name):
+            with talking(name):
                 found = self.client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             msg = (
                 f"MLflow experiment {name!r} is deleted; restore it, or give the model another name"
             )
             raise ConfigurationError(msg)
-        with _talking(name, existing_is_fine=True):
+        with talking(name, existing_is_fine=True):
             self.client.create_registered_model(name)
         return str(found.experiment_id)
 
     def of_recipe(self, name: str, recipe: str) -> tuple[ModelVersion, ...]:
         """Return all versions made from a recipe; the first is the canonical one, for ever."""
-        with _talking(name):
+        with talking(name):
             found = self.client.search_model_versions(
                 f"name='{name}' and tags.`{RECIPE}`='{recipe}'", max_results=1000
             )
@@ -131,13 +132,13 @@ class ModelStore:
 
         :raises ModelNotFoundError: if there is no such model or version.
         """
-        with _talking(str(ref)):
+        with talking(str(ref)):
             return _version(self.client.get_model_version(ref.name, str(ref.version)))
 
     def start(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> str:
         """Create a run; its tags travel in the same call, so that none can be lost."""
         experiment = self.experiment(name)
-        with _talking(name):
+        with talking(name):
             run = self.client.create_run(
                 experiment, run_name=f"{name} {recipe.id[:8]}", tags={RECIPE: recipe.id, **tags}
             )
@@ -159,10 +160,10 @@ class ModelStore:
             if len(text) > PARAM_LETTERS:
                 msg = f"parameter {name} has {len(text)} letters; MLflow keeps {PARAM_LETTERS}"
                 raise ConfigurationError(msg)
-        with _talking(run_id):
+        with talking(run_id):
             self.client.log_batch(run_id, [], [Param(k, v) for k, v in texts.items()])
         self.log_metrics(run_id, metrics)
-        with _talking(run_id):
+        with talking(run_id):
             self.client.log_artifacts(run_id, str(folder))
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -178,17 +179,17 @@ class ModelStore:
                 msg = f"metric {name} is {value}: no number to compare with"
                 raise UserCodeError(msg)
         now = int(time.time() * 1000)
-        with _talking(run_id):
+        with talking(run_id):
             self.client.log_batch(run_id, [Metric(k, float(v), now, 0) for k, v in metrics.items()])
 
     def log_document(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run."""
-        with _talking(run_id):
+        with talking(run_id):
             self.client.log_text(run_id, text, name)
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> None:
         """Create the version, its tags in the same call: the commit point of training."""
-        with _talking(name):
+        with talking(name):
             uri = self.client.get_run(run_id).info.artifact_uri
             self.client.create_model_version(
                 name,
@@ -208,14 +209,14 @@ class ModelStore:
         """
         keep = versions[0]
         for duplicate in versions[1:]:
-            with _talking(str(duplicate.ref), missing_is_fine=True):
+            with talking(str(duplicate.ref), missing_is_fine=True):
                 self.client.delete_model_version(duplicate.ref.name, str(duplicate.ref.version))
         experiment = self.experiment(keep.ref.name)
-        with _talking(keep.ref.name):
+        with talking(keep.ref.name):
             runs = self.client.search_runs([experiment], f"tags.`{RECIPE}`='{keep.recipe}'")
         for run in runs:
             status = "FINISHED" if run.info.run_id == keep.run_id else "KILLED"
-            with _talking(keep.ref.name):
+            with talking(keep.ref.name):
                 if run.info.status != status:
                     self.client.set_terminated(run.info.run_id, status)
                 if status == "KILLED":
@@ -223,7 +224,7 @@ class ModelStore:
 
     def fail(self, run_id: str) -> None:
         """Close a run that did not make a model."""
-        with _talking(run_id):
+        with talking(run_id):
             self.client.set_terminated(run_id, "FAILED")
 
     def fetch(self, version: ModelVersion, into: Path) -> Path:
@@ -233,7 +234,7 @@ class ModelStore:
         :raises ModelChangedError: if a file was changed, lost or added.
         """
         try:
-            with _talking(str(version.ref)):
+            with talking(str(version.ref)):
                 folder = Path(self.client.download_artifacts(version.run_id, "model", str(into)))
         except (OSError, ModelNotFoundError) as error:
             msg = f"files of {version.ref} are gone from run {version.run_id}: {error}"
@@ -281,7 +282,6 @@ def save_model(
     """
     import mlflow.pyfunc
     import skops.io
-    from mlflow.models import infer_signature
 
     with tempfile.TemporaryDirectory(prefix="mlops-save-") as scratch:
         data = Path(scratch) / CONTENTS
@@ -297,15 +297,30 @@ def save_model(
             raise UserCodeError(msg)
         facts = {**about, "build": features.function, "trusted_types": types}
         (data / "mlops.json").write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
-        mlflow.pyfunc.save_model(
-            str(folder),
-            loader_module=mlops_loader_v1.__name__.rpartition(".")[2],
-            data_path=str(data),
-            code_paths=[mlops_loader_v1.__file__],
-            pip_requirements=list(requirements),
-            signature=infer_signature(example),
-        )
+        with warnings.catch_warnings():
+            # it warns of integer columns and of a missing example; rows stay where they are
+            warnings.simplefilter("ignore")
+            mlflow.pyfunc.save_model(
+                str(folder),
+                loader_module=mlops_loader_v1.__name__.rpartition(".")[2],
+                data_path=str(data),
+                code_paths=[mlops_loader_v1.__file__],
+                pip_requirements=list(requirements),
+                signature=_signature(example),
+            )
     return tree_digest(folder)
+
+
+def _signature(example: Any) -> Any:
+    """Infer the columns of the input; MLflow knows no time zones and would refuse our own rows."""
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    columns = infer_signature(example).inputs.inputs
+    return ModelSignature(
+        Schema([ColSpec(AnyType(), c.name) if c.type == DataType.datetime else c for c in columns])
+    )
 
 
 def tree_digest(folder: Path) -> str:
@@ -328,17 +343,23 @@ def _version(found: Any) -> ModelVersion:
 
 
 @contextlib.contextmanager
-def _talking(
+def talking(
     what: str, *, existing_is_fine: bool = False, missing_is_fine: bool = False
 ) -> Iterator[None]:
-    """Give MLflow's errors their family."""
+    """
+    Give MLflow's errors their family.
+
+    :param what: what is asked about: the errors name it.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
         code = error.error_code
-        if code == "RESOURCE_ALREADY_EXISTS" and existing_is_fine:
+        # two writers at once: the database answers before MLflow does
+        exists = code == "RESOURCE_ALREADY_EXISTS" or "UniqueViolation" in error.message
+        if exists and existing_is_fine:
             return
         if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             if missing_is_fine:
@@ -358,6 +379,6 @@ def ping(client: "MlflowClient") -> str:
 
     :raises UnavailableError: if it does not answer.
     """
-    with _talking("the server"):
+    with talking("the server"):
         client.search_registered_models(max_results=1)
     return str(client.tracking_uri)

@@ -18,6 +18,7 @@ from airflow_mlops.core.data.profile import (
     ColumnProfile,
     NumericProfile,
 )
+from airflow_mlops.core.errors import ConfigurationError
 
 DECILES = 10
 RARE = 0.01
@@ -82,7 +83,11 @@ class Check:
 
 
 def checks(reference: ColumnProfile, current: ColumnProfile) -> Iterator[Check]:
-    """Ask every question that a column of this kind allows."""
+    """
+    Ask every question that a column of this kind allows.
+
+    :raises ConfigurationError: if the two were made around different centres.
+    """
     rise = current.missing / max(current.rows, 1) - reference.missing / max(reference.rows, 1)
     missing = Marked(reference.missing, reference.rows, current.missing, current.rows)
     yield Check("missing", rise, (missing,))
@@ -95,17 +100,24 @@ def checks(reference: ColumnProfile, current: ColumnProfile) -> Iterator[Check]:
 
 
 def _numeric(reference: NumericProfile, current: NumericProfile) -> Iterator[Check]:
+    if (reference.centre, reference.scale) != (current.centre, current.scale):
+        msg = (
+            f"profiles around {reference.centre:g} and {current.centre:g} cannot be compared; "
+            "compare versions of one dataset"
+        )
+        raise ConfigurationError(msg)
     ranks = [_RANK[profile.cells] for profile in (reference, current)]
-    used = np.union1d(*ranks)
-    before, now = np.zeros(len(used)), np.zeros(len(used))
-    before[np.searchsorted(used, ranks[0])] = reference.counts
-    now[np.searchsorted(used, ranks[1])] = current.counts
+    dense = np.zeros((2, CELLS))
+    dense[0, ranks[0]], dense[1, ranks[1]] = reference.counts, current.counts
+    used = np.flatnonzero(dense.any(axis=0))
+    before, now = dense[:, used]
     yield _moved_numeric(before, now)
     n, m = reference.present, current.present
     middle = _MIDDLE[used]
     low, high = middle[before > 0][[0, -1]]
-    grace = (high - low) / 2
-    out = int(now[(middle < low - grace) | (middle > high + grace)].sum())
+    with np.errstate(invalid="ignore"):  # nothing lies beyond a range that is infinite
+        grace = (high - low) / 2
+        out = int(now[(middle < low - grace) | (middle > high + grace)].sum())
     yield Check("out of range", out / m, (Marked(0, n, out, m),))
     shares = now / m - before / n
     most = int(np.argmax(shares))

@@ -1,0 +1,138 @@
+"""The gate: every condition is judged, and what cannot be decided never passes."""
+
+import json
+
+import pytest
+
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.evaluation.comparison import Comparison
+from airflow_mlops.core.evaluation.gate import Check, Evaluation, Verdict, judge
+from airflow_mlops.core.evaluation.metrics import Estimate
+from airflow_mlops.policy import AtLeast, AtMost, Better, Loads, NotWorse
+
+
+def found(difference=0.0, error=0.001, *, champion="m@1", auc=0.8, load_ms=5.0, **more):
+    compared = Comparison("brier", 0.2, 0.2 + difference, difference, error, 8, 336)
+    return Evaluation(
+        "m@2",
+        champion,
+        3,
+        "2024-01-01T00:00:00+00:00",
+        "2024-01-08T00:00:00+00:00",
+        (
+            Estimate("roc_auc", auc, auc - 0.1, auc + 0.1, 336),
+            Estimate("brier", 0.2, 0.1, 0.3, 336),
+        ),
+        more.pop("comparisons", (compared,) if champion else ()),
+        load_ms,
+        **more,
+    )
+
+
+def status(gate, evaluation):
+    return judge([gate], evaluation).status
+
+
+# half a standard error is 1.895 * 0.001 = 0.0019; the margin is 2 % of 0.2 = 0.004
+@pytest.mark.parametrize(
+    ("difference", "error", "expected"),
+    [
+        (-0.01, 0.001, "passed"),
+        (0.0, 0.001, "passed"),
+        (0.002, 0.001, "passed"),
+        (0.003, 0.001, "failed"),
+        (0.01, 0.001, "failed"),
+        (0.0, 0.01, "uncertain"),
+        (0.01, 0.01, "uncertain"),
+        (-0.05, 0.01, "passed"),
+    ],
+)
+def test_not_worse_looks_at_the_bound_and_not_at_the_difference(difference, error, expected):
+    if difference == 0.003:  # surely worse than zero, yet its upper bound is beyond the margin
+        assert 0.003 + 1.895 * 0.001 > 0.004
+    assert status(NotWorse(), found(difference, error)) == expected
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"), [(-0.01, "passed"), (-0.001, "uncertain"), (0.01, "failed")]
+)
+def test_better_wants_the_whole_interval_below_zero(difference, expected):
+    assert status(Better(), found(difference)) == expected
+
+
+def test_what_the_probe_has_shown_need_not_be_shown_again():
+    unsure = found(-0.001, 0.1, burden="better")
+    assert status(NotWorse(), unsure) == "passed"
+    assert status(NotWorse(), found(0.001, 0.1, burden="better")) == "uncertain"
+
+
+def test_an_uncertain_verdict_says_how_many_labels_would_settle_it():
+    reason = judge([NotWorse()], found(0.0, 0.01)).reason
+    more = found(0.0, 0.01).comparisons[0].rows_needed(0.004, 0.05)
+    assert f"about {more:,} more labels would settle it" in reason
+
+
+@pytest.mark.parametrize(
+    ("gate", "evaluation", "expected"),
+    [
+        (AtLeast("roc_auc", 0.8), found(), "passed"),
+        (AtLeast("roc_auc", 0.81), found(), "failed"),
+        (AtMost("brier", 0.2), found(), "passed"),
+        (AtMost("brier", 0.19), found(), "failed"),
+        (Loads(5.0), found(), "passed"),
+        (Loads(4.9), found(), "failed"),
+    ],
+)
+def test_an_absolute_standard_includes_its_limit(gate, evaluation, expected):
+    assert status(gate, evaluation) == expected
+
+
+def test_a_first_candidate_is_not_compared():
+    assert status(NotWorse(), found(champion=None)) == "passed"
+    assert status(Better(), found(champion=None)) == "passed"
+
+
+@pytest.mark.parametrize("gate", [NotWorse(), Better(), NotWorse("log_loss")])
+def test_a_missing_comparison_never_passes(gate):
+    verdict = judge([gate], found(comparisons=(), note="champion saw these rows"))
+    assert verdict.status == "uncertain"
+    assert verdict.reason == "champion saw these rows"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (("passed", "passed"), "passed"),
+        (("passed", "uncertain"), "uncertain"),
+        (("uncertain", "failed"), "failed"),
+        (("failed", "passed"), "failed"),
+    ],
+)
+def test_the_verdict_is_the_worst_of_its_checks(statuses, expected):
+    verdict = Verdict(tuple(Check("g", s, f"is {s}") for s in statuses))
+    assert verdict.status == expected
+    assert verdict.reason == "; ".join(f"is {s}" for s in statuses if s == expected)
+
+
+def test_every_condition_is_judged_even_after_one_failed():
+    verdict = judge([AtLeast("roc_auc", 0.99), Loads(1.0), NotWorse()], found())
+    assert [c.status for c in verdict.checks] == ["failed", "failed", "passed"]
+    assert "roc_auc 0.8000" in verdict.reason
+    assert "limit 1" in verdict.reason
+
+
+def test_a_candidate_without_a_standard_is_never_promoted():
+    with pytest.raises(ConfigurationError, match="no gate for m@2"):
+        judge([], found())
+
+
+def test_a_gate_on_a_metric_nobody_measured_says_what_was():
+    with pytest.raises(ConfigurationError, match="'f1'; measured: roc_auc, brier"):
+        judge([AtLeast("f1", 0.5)], found())
+
+
+def test_evaluation_and_verdict_round_trip_through_json():
+    evaluation = found(note="n", burden="better")
+    assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict()))) == evaluation
+    verdict = judge([NotWorse(), Loads()], evaluation)
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict

@@ -1,0 +1,173 @@
+"""The verdict: few false alarms, the known drifts of real data, corrections as scipy has them."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from airflow_mlops.core.data.profiling import ProfileBuilder, centres
+from airflow_mlops.core.errors import NotEnoughDataError
+from airflow_mlops.core.monitoring.drift.checks import Marked
+from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
+from airflow_mlops.core.monitoring.drift.verdict import _adjusted, _hypergeometric, calibrate, judge
+
+WEEK = 336
+
+
+def profiled(frame, like):
+    builder = ProfileBuilder(like)
+    builder.update(pa.RecordBatch.from_pandas(frame, preserve_index=False))
+    return builder.finish()
+
+
+def windows(frame, rows):
+    like = centres(pa.RecordBatch.from_pandas(frame.iloc[:rows], preserve_index=False))
+    return [profiled(frame.iloc[i : i + rows], like) for i in range(0, len(frame), rows)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_correction_agrees_with_scipys_benjamini_hochberg(seed):
+    p = np.random.default_rng(seed).random(40) ** 3
+    assert _adjusted(p.tolist()) == pytest.approx(stats.false_discovery_control(p, method="bh"))
+
+
+def test_no_question_needs_no_correction():
+    assert _adjusted([]) == []
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, 3), (5, 9), (20, 1), (3, 0)])
+def test_marks_agree_with_fishers_exact_test(before, now):
+    found = _hypergeometric(Marked(before, 300, now, 100))
+    table = [[now, 100 - now], [before, 300 - before]]
+    assert found == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
+
+
+@cache
+def electricity():
+    path = Path(__file__).parents[4] / "include" / "electricity" / "electricity.parquet"
+    frame = pd.read_parquet(path).drop(columns=["timestamp", "target"])
+    return windows(frame.iloc[: 53 * WEEK], WEEK)
+
+
+@cache
+def reference():
+    return calibrate(electricity()[:26])
+
+
+INPUTS = ("day", "period", "nswprice", "nswdemand", "vicprice", "vicdemand", "transfer")
+
+
+@pytest.mark.parametrize("week", range(26, 51))
+def test_no_alarm_in_the_weeks_before_the_market_opens(week):
+    found = judge(reference(), electricity()[week], INPUTS, alpha=0.01)
+    assert [c.column for c in found if c.drifted] == []
+
+
+def test_the_week_in_which_the_market_opens_drifts_in_exactly_three_columns():
+    frame = pd.read_parquet(
+        Path(__file__).parents[4] / "include" / "electricity" / "electricity.parquet"
+    )
+    like = next(iter(electricity()))
+    opened = frame.iloc[17_424 : 17_424 + WEEK].drop(columns=["timestamp", "target"])
+    found = judge(reference(), profiled(opened, like), INPUTS, alpha=0.01)
+    assert {c.column for c in found if c.drifted} == {"vicprice", "vicdemand", "transfer"}
+
+
+@pytest.mark.parametrize(("rho", "most"), [(0.0, 2), (0.9, 4)])
+def test_false_alarms_are_rare_even_when_rows_depend_on_each_other(rho, most):
+    rng, alarms = np.random.default_rng(0), 0
+    for _ in range(12):
+        noise = rng.normal(size=(20 * WEEK, 5)) * np.sqrt(1 - rho**2)
+        for i in range(1, len(noise)):
+            noise[i] += rho * noise[i - 1]
+        every = windows(pd.DataFrame(noise, columns=list("abcde")), WEEK)
+        known = calibrate(every[:13])
+        for now in every[13:]:
+            alarms += any(c.drifted for c in judge(known, now, "abcde", alpha=0.01))
+    assert alarms <= most  # of 84 windows with five columns each
+
+
+def normal(rows=336, n=12, seed=0, **columns):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({"x": rng.normal(size=rows * n), "k": rng.choice(["a", "b"], rows * n)})
+
+
+def alarm(change, column="x", past=12, rows=336):
+    """Statistics of the alarming column after ``change`` was made to a window."""
+    frame = normal(rows, past + 1)
+    now = frame.iloc[past * rows :].reset_index(drop=True)
+    like = centres(pa.RecordBatch.from_pandas(frame.iloc[:rows], preserve_index=False))
+    before = [profiled(frame.iloc[i * rows : (i + 1) * rows], like) for i in range(past)]
+    (found,) = judge(calibrate(before), profiled(change(now), like), [column], alpha=0.01)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "says"),
+    [
+        (lambda f: f.assign(x=f.x + 0.6), "x", "moved"),
+        (lambda f: f.assign(x=f.x * 3), "x", "moved"),
+        (lambda f: f.assign(x=f.x.where(f.index % 5 > 0)), "x", "missing"),
+        (lambda f: f.assign(x=f.x.where(f.index % 20 > 0, 40.0)), "x", "out of range"),
+        (lambda f: f.assign(x=0.25), "x", "one value"),
+        (lambda f: f.assign(k=np.where(f.index % 10 == 0, "new", f.k)), "k", "new values"),
+        (lambda f: f.assign(k=np.where(f.index % 3 == 0, "a", f.k)), "k", "moved"),
+        (lambda f: f.assign(x=f.x.astype(str)), "x", ""),
+        (lambda f: f.drop(columns="x"), "x", "column is gone"),
+    ],
+)
+def test_a_drift_is_found_and_named(change, column, says):
+    found = alarm(change, column)
+    assert found.drifted
+    assert says in found.reason
+
+
+def test_rows_in_another_order_do_not_drift():
+    assert not alarm(lambda f: f.sample(frac=1, random_state=0)).drifted
+
+
+def test_a_tiny_effect_is_no_drift_however_sure_it_is():
+    found = alarm(lambda f: f.assign(x=f.x + 0.1), rows=20_000, past=3)
+    assert found.p_value < 0.01
+    assert found.effect < found.threshold
+    assert not found.drifted
+
+
+def test_a_large_effect_on_few_rows_is_no_drift():
+    found = alarm(lambda f: f.head(4).assign(x=[-0.1, 0.1, 0.2, 0.3]))
+    assert not found.drifted
+
+
+def test_a_timestamp_never_drifts():
+    at = pd.date_range("2024-01-01", periods=700, freq="h", tz="UTC")
+    frame = pd.DataFrame({"at": at, "x": np.arange(700) % 7})
+    every = windows(frame, 100)
+    found = judge(calibrate(every[:6]), every[6], ["at", "x"], alpha=0.01)
+    assert [(c.column, c.drifted) for c in found] == [("at", False), ("x", False)]
+
+
+def test_columns_are_reported_in_the_order_they_were_asked_for():
+    found = judge(reference(), electricity()[30], INPUTS[::-1], alpha=0.01)
+    assert [c.column for c in found] == list(INPUTS[::-1])
+
+
+def test_a_reference_without_windows_decides_nothing():
+    with pytest.raises(NotEnoughDataError, match="no window to compare with"):
+        calibrate([])
+
+
+def test_a_report_round_trips_through_json():
+    columns = judge(reference(), electricity()[51], INPUTS, alpha=0.01)
+    report = DriftReport("a@1", "a@2", "profile", 0.01, columns)
+    assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_the_share_of_a_report_is_that_of_its_columns():
+    made = [ColumnDrift(n, "moved", 0.5, 0.1, 0.0, drifted=n == "a") for n in "abcd"]
+    assert DriftReport("a", "b", "e", 0.01, tuple(made)).share == 0.25
+    assert DriftReport("a", "b", "e", 0.01, ()).share == 0.0

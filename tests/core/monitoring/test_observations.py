@@ -1,0 +1,141 @@
+"""Findings and predictions: written once, read in order, refused with a reason."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+from airflow_mlops.core.monitoring.observations import Observations
+from airflow_mlops.core.refs import ModelRef
+
+NOW = datetime(2024, 1, 1, tzinfo=UTC)
+
+services = pytest.mark.services
+
+
+def scored(*rows):
+    keys, values = zip(*rows, strict=True)
+    at = [NOW + timedelta(hours=i) for i in range(len(rows))]
+    return pa.table(
+        {
+            "prediction": pa.array(values, pa.float64()),
+            "key": list(keys),
+            "observed_at": pa.array(at, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+@services
+def test_findings_come_back_oldest_first(observations, model):
+    for i in range(3):
+        observations.record(model, "drift", f"d@{i}", {"n": i, "text": "</script>'\"🙂"})
+    observations.record(model, "other", "d@0", {})
+    found = observations.read(model, "drift")
+    assert [o.subject for o in found] == ["d@0", "d@1", "d@2"]
+    assert found[0].body == {"n": 0, "text": "</script>'\"🙂"}
+    assert [o.subject for o in observations.read(model, "drift", last=2)] == ["d@1", "d@2"]
+
+
+@services
+def test_a_finding_about_the_same_subject_is_written_over(observations, model):
+    observations.record(model, "drift", "d@1", {"n": 1})
+    observations.record(model, "drift", "d@1", {"n": 2})
+    assert [o.body for o in observations.read(model, "drift")] == [{"n": 2}]
+
+
+@services
+@pytest.mark.parametrize(
+    ("subject", "body"),
+    [("d@1", {"x": float("nan")}), ("d@1", {"x": "a\0b"}), ("a\0b", {})],
+    ids=["NaN", "NUL in the body", "NUL in the subject"],
+)
+def test_what_the_database_cannot_hold_is_a_configuration_error(observations, model, subject, body):
+    with pytest.raises(ConfigurationError, match="refuses what has no place in it"):
+        observations.record(model, "drift", subject, body)
+    assert observations.read(model, "drift") == ()
+
+
+@services
+def test_a_prediction_that_is_there_stays_as_it_is(observations, model):
+    ref = ModelRef(model, 1)
+    assert (
+        observations.write_predictions(ref, scored(("a", 0.1), ("b", 0.2)), dataset="d", run="r")
+        == 2
+    )
+    assert (
+        observations.write_predictions(ref, scored(("b", 0.9), ("c", 0.3)), dataset="d", run="r")
+        == 1
+    )
+    found = observations.predictions(ref, NOW, NOW + timedelta(days=1))
+    assert dict(zip(found["key"].to_pylist(), found["p"].to_pylist(), strict=True)) == {
+        "a": 0.1, "b": 0.2, "c": 0.3
+    }  # fmt: skip
+    other = ModelRef(model, 2)
+    assert observations.write_predictions(other, scored(("a", 0.5)), dataset="d", run="r") == 1
+
+
+@services
+def test_predictions_honour_the_edges_of_the_span(observations, model):
+    ref = ModelRef(model, 1)
+    observations.write_predictions(
+        ref, scored(*((str(i), i / 9) for i in range(9))), dataset="d", run="r"
+    )
+    found = observations.predictions(ref, NOW + timedelta(hours=2), NOW + timedelta(hours=4))
+    assert found["key"].to_pylist() == ["2", "3"]
+    assert observations.predictions(ref, NOW, NOW).num_rows == 0
+
+
+@services
+@pytest.mark.parametrize(
+    "key", ["a'b", 'a"b', "a,b", "a\nb", "🙂", "\\N", "", "x; drop table mlops.predictions"]
+)
+def test_a_hostile_key_is_only_a_key(observations, model, key):
+    ref = ModelRef(model, 1)
+    observations.write_predictions(ref, scored((key, 0.5)), dataset="d", run="r")
+    assert observations.predictions(ref, NOW, NOW + timedelta(1))["key"].to_pylist() == [key]
+
+
+@services
+def test_rows_set_aside_twice_are_there_once(services, observations, model):
+    row = {"key": "1", "observed_at": NOW, "reason": "null", "row": {"x": None}}
+    for _ in range(2):
+        observations.quarantine(model, "d@1", [row], run="r")
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        count = "select count(*) from mlops.quarantine where model = %s"
+        assert connection.execute(count, (model,)).fetchone() == (1,)
+
+
+def test_a_server_that_is_down_is_unavailable_and_the_password_is_not_shown():
+    down = Observations("host=127.0.0.1 port=9 user=u password=hidden dbname=d")
+    with pytest.raises(
+        UnavailableError, match="database of schema mlops does not answer"
+    ) as caught:
+        down.read("m", "drift")
+    assert "hidden" not in str(caught.value) + repr(down)
+
+
+@services
+def test_a_wrong_password_is_a_configuration_error(password_login):
+    with pytest.raises(ConfigurationError, match="cannot log in to the database of schema mlops"):
+        Observations(password_login("mlops", "wrong-secret")).read("m", "drift")
+
+
+@services
+def test_a_database_without_the_schema_says_how_to_make_it(services):
+    with pytest.raises(ConfigurationError, match="make it: airflow mlops migrate"):
+        Observations(services.dsn("warehouse")).read("m", "drift")
+
+
+@services
+def test_a_login_without_the_role_says_which_one(services, model):
+    with psycopg.connect(services.dsn("mlops"), autocommit=True) as connection:
+        connection.execute(f"create role {model} login")
+        try:
+            with pytest.raises(
+                ConfigurationError, match="lacks a right, grant it role mlops_writer"
+            ):
+                Observations(services.dsn("mlops", user=model)).read("m", "drift")
+        finally:
+            connection.execute(f"drop role {model}")

@@ -1,0 +1,111 @@
+"""The words of a policy check themselves and round-trip."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from airflow_mlops.policy import (
+    Approval,
+    AtLeast,
+    AtMost,
+    Better,
+    Drift,
+    Gate,
+    Growth,
+    Loads,
+    NotWorse,
+    OnRequest,
+    Probe,
+    Regret,
+    Retrain,
+    Table,
+    Trigger,
+    Window,
+    Word,
+    duration,
+)
+
+WORDS = (
+    Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x")),
+    Window("182d", "7d"),
+    Probe("log_loss", 0.1, 0.01, 60),
+    Regret(1.0),
+    Growth(2.0),
+    Drift("3 of 5", 0.2),
+    OnRequest(),
+    Loads(100.0),
+    AtLeast("roc_auc", 0.7),
+    AtMost("brier", 0.2),
+    Better("brier", 0.01),
+    NotWorse("brier", 0.03, 0.1),
+    Approval(("lead", "owner"), "1d"),
+    Retrain((Probe(), OnRequest()), "2d", "1 per 7d"),
+)
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda w: type(w).__name__)
+def test_a_word_round_trips_through_json(word):
+    assert type(word).from_dict(json.loads(json.dumps(word.to_dict()))) == word
+
+
+def test_every_word_is_tested_here():
+    concrete = {w for w in Word.known.values() if w not in (Trigger, Gate)}
+    assert concrete == {type(w) for w in WORDS}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: duration("7"), "'7'.*such as '7d'"),
+        (lambda: duration("1.5d"), "1.5d"),
+        (lambda: duration("-1d"), "-1d"),
+        (lambda: Table("c", "t", "i", "a", "y", "l", "soon"), "soon"),
+        (lambda: Window("7d", "7d"), "must hold two windows"),
+        (lambda: Probe(alpha=0), "alpha.*not 0"),
+        (lambda: Probe(alpha=0.6), "between 1e-06 and 0.5, not 0.6"),
+        (lambda: Probe(margin=-0.1), "margin.*-0.1"),
+        (lambda: Regret(0), "Regret limit"),
+        (lambda: Growth(1.0), "Growth factor.*1.01"),
+        (lambda: Growth(float("nan")), "Growth factor"),
+        (lambda: Drift("3 of 2"), "1 <= n <= m, not '3 of 2'"),
+        (lambda: Drift("0 of 2"), "1 <= n <= m"),
+        (lambda: Drift("two of three"), "'2 of 3', not 'two of three'"),
+        (lambda: Approval(()), "at least one user"),
+        (lambda: Approval(("a",), "later"), "later"),
+        (lambda: Retrain(cooldown="x"), "'x'"),
+        (lambda: Retrain(budget="4"), "'4 per 30d', not '4'"),
+        (lambda: Retrain(budget="4 per moon"), "moon"),
+        (lambda: Word.from_dict({"word": "Nope"}), "'Nope'; known: .*Probe"),
+        (lambda: Gate.from_dict({"word": "Probe"}), "'Probe'; known: AtLeast"),
+        (lambda: Trigger.from_dict({}), "None; known"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_its_value_and_what_is_allowed(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("5m", timedelta(minutes=5)),
+        ("36h", timedelta(hours=36)),
+        ("7d", timedelta(days=7)),
+        ("2w", timedelta(days=14)),
+        ("2 w", timedelta(days=14)),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text, value):
+    assert duration(text) == value
+
+
+def test_the_budget_is_a_count_and_a_span():
+    assert Retrain(budget="4 per 30d").limit() == (4, timedelta(days=30))
+
+
+def test_a_trigger_is_found_by_its_kind():
+    policy = Retrain((Growth(2.0), OnRequest()))
+    assert policy.trigger(Growth) == Growth(2.0)
+    assert policy.trigger(Probe) is None

@@ -1,0 +1,157 @@
+"""Training: one recipe, one version; a function that breaks its promise is named."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from airflow_mlops.core.data.contract import Contract
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    MlopsError,
+    NotEnoughDataError,
+    UserCodeError,
+)
+from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.training.fit import train_model
+from airflow_mlops.core.training.models import BASE_LOSS, DIGEST, RECIPE, TRAINING_ROWS
+
+pytestmark = pytest.mark.services
+
+BRIER = ("brier", loss_function("brier"))
+
+
+def runs(store, model):
+    experiment = store.client.get_experiment_by_name(model).experiment_id
+    return {r.info.run_id: r.info.status for r in store.client.search_runs([experiment])}
+
+
+def test_a_recipe_trained_twice_is_one_version_of_one_finished_run(
+    model_store, make_training, model
+):
+    training = make_training()
+    first = train_model(model_store, training, loss=BRIER, tags={"airflow.run_id": "r1"})
+    again = train_model(model_store, training, loss=BRIER, tags={"airflow.run_id": "r2"})
+    assert (first.created, again.created) == (True, False)
+    assert (first.model, first.run_id, first.digest) == (again.model, again.run_id, again.digest)
+    assert len(model_store.of_recipe(model, training.recipe.id)) == 1
+    assert runs(model_store, model) == {first.run_id: "FINISHED"}
+    assert first.to_dict()["rows"] == 7 * 168
+
+
+def test_a_version_answers_like_the_estimator_and_tells_where_it_comes_from(
+    model_store, make_training, model, labelled_weeks
+):
+    training = make_training()
+    done = train_model(model_store, training, loss=BRIER, tags={"who": "me"})
+    (version,) = model_store.of_recipe(model, training.recipe.id)
+    rows = training.rows
+    expected = LogisticRegression(random_state=1).fit(rows.frame[["x", "y"]], rows.y)
+    with model_store.opened(version.ref) as loaded:
+        found = loaded.predict(rows.frame)
+        assert loaded.about["recipe"] == training.recipe.to_dict()
+        assert Contract.from_dict(loaded.about["contract"]) == Contract.from_dict(
+            training.about["contract"]
+        )
+    assert np.allclose(found, expected.predict_proba(rows.frame[["x", "y"]])[:, 1])
+    cut = len(rows) * 3 // 4
+    early = LogisticRegression(random_state=1).fit(rows.frame[["x", "y"]][:cut], rows.y[:cut])
+    late = early.predict_proba(rows.frame[["x", "y"]][cut:])[:, 1]
+    assert float(version.fact(BASE_LOSS)) == pytest.approx(np.mean((late - rows.y[cut:]) ** 2))
+    assert version.fact(TRAINING_ROWS) == str(len(rows))
+    assert (version.fact(DIGEST), version.fact(RECIPE)) == (done.digest, done.recipe)
+    run = model_store.client.get_run(done.run_id)
+    assert run.data.tags["who"] == "me"
+    assert run.data.params["data"] == training.recipe.data
+    names = {f.path for f in model_store.client.list_artifacts(done.run_id)}
+    assert {"model", "recipe.json", "environment.txt"} <= names
+
+
+HEAD = "from sklearn.linear_model import LogisticRegression as L\n\n"
+LONG = "x" * 7000
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "family", "says"),
+    [
+        ("train", "def fit(X, y, *, seed):\n    return 1 / 0", UserCodeError,
+         r"user_\w+:fit raised ZeroDivisionError: division by zero \(line 2\)"),
+        ("train", "def fit(X, y, *, seed): ...", UserCodeError,
+         "fit returned NoneType; it has to return a fitted estimator"),
+        ("train", "def fit(X, y): ...", UserCodeError, "fit raised TypeError.*seed"),
+        ("train", "import os\nfrom sklearn.ensemble import ExtraTreesClassifier as E\n\n"
+         "def fit(X, y, *, seed):\n"
+         "    return E(5, max_depth=3, random_state=int.from_bytes(os.urandom(3))).fit(X, y)",
+         UserCodeError, r"is not deterministic: two fits of the same 1176 rows with seed 1 differ"),
+        ("train", HEAD + "def fit(X, y, *, seed):\n    return L()", UserCodeError,
+         "fit.*NotFittedError"),
+        ("train", "from sklearn.tree import DecisionTreeClassifier as D\n\n"
+         "def fit(X, y, *, seed):\n    return D().fit(X, y * 0)", NotEnoughDataError,
+         "DecisionTreeClassifier was fitted on 1 classes.*exactly two"),
+        ("train", "from sklearn.preprocessing import FunctionTransformer as F\n"
+         "from sklearn.pipeline import make_pipeline\n" + HEAD +
+         "def double(x):\n    return x * 2\n\n"
+         "def fit(X, y, *, seed):\n    return make_pipeline(F(double), L()).fit(X, y)",
+         UserCodeError, "holds types that may run code when loaded: .*double.*scikit-learn's own"),
+        ("features", "def build(rows):\n    return rows[['x', 'y']].head(7)", UserCodeError,
+         r"user_\w+:build returned 7 rows for 1176 rows; it has to return one row for each"),
+        ("features", "def build(rows): ...", UserCodeError, "build returned nothing for 1176 rows"),
+        ("features", "def build(rows):\n    return rows[['x', 'y']].to_numpy()", UserCodeError,
+         "build returned ndarray.*has to return a frame"),
+        ("features", "def build(rows):\n    return 7", UserCodeError, "build returned int"),
+        ("features", "def build(rows):\n    return rows[['nope']]", UserCodeError,
+         "build raised KeyError.*nope"),
+        ("features", "def build(rows):\n    return rows[['x', 'kind']]", UserCodeError,
+         "fit raised ValueError: could not convert string"),
+        ("params", {"C": LONG}, ConfigurationError, "raised"),
+    ],
+    ids=["raises", "returns nothing", "wrong signature", "not deterministic", "unfitted",
+         "one class", "code in estimator", "row count", "no frame", "array", "number",
+         "unknown column", "text feature", "bad parameter"],
+)  # fmt: skip
+def test_what_the_user_did_wrong_is_named_and_no_version_is_made(
+    model_store, make_training, model, part, source, family, says
+):
+    training = make_training(**{part: source})
+    with pytest.raises(family, match=says) as caught:
+        train_model(model_store, training, loss=BRIER, tags={})
+    assert isinstance(caught.value, MlopsError)
+    assert model_store.of_recipe(model, training.recipe.id) == ()
+    assert set(runs(model_store, model).values()) == {"FAILED"}
+
+
+def test_a_loss_that_is_no_number_makes_no_version(model_store, make_training, model):
+    training = make_training()
+    nan = ("nan", lambda y, p: y * np.nan)
+    with pytest.raises(UserCodeError, match="metric base_nan is nan: no number to compare with"):
+        train_model(model_store, training, loss=nan, tags={})
+    assert set(runs(model_store, model).values()) == {"FAILED"}
+
+
+def test_a_failed_training_can_be_tried_again(model_store, make_training, model):
+    training = make_training()
+    with pytest.raises(UserCodeError):
+        train_model(model_store, training, loss=("nan", lambda y, p: y * np.nan), tags={})
+    done = train_model(model_store, training, loss=BRIER, tags={})
+    assert sorted(runs(model_store, model).values()) == ["FINISHED", "KILLED"]
+    killed = next(r for r, s in runs(model_store, model).items() if s == "KILLED")
+    assert model_store.client.get_run(killed).data.tags["mlops.superseded_by"] == done.run_id
+
+
+def test_a_model_folder_loads_without_this_package(model_store, make_training, tmp_path):
+    import subprocess
+    import sys
+
+    training = make_training()
+    done = train_model(model_store, training, loss=BRIER, tags={})
+    folder = model_store.client.download_artifacts(done.run_id, "model", str(tmp_path))
+    frame = training.rows.frame.head(1).assign(y=2.0)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    code = (
+        "import sys; sys.modules['airflow_mlops'] = None\n"
+        "import pandas, mlflow.pyfunc\n"
+        f"model = mlflow.pyfunc.load_model({folder!r})\n"
+        f"print(model.predict(pandas.read_parquet({str(tmp_path / 'rows.parquet')!r}))[0])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert float(found.stdout) > 0.9

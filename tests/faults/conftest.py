@@ -1,0 +1,67 @@
+"""A nursery of children that may be killed, and the files they work on."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Nursery:
+    """Runs scenarios of ``nursery.py`` in processes of their own."""
+
+    def __init__(self, scratch: Path) -> None:
+        here, root = Path(__file__).parent, Path(__file__).parents[2]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "TMPDIR": str(scratch),  # who is killed does not tidy up
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "DO_NOT_TRACK": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(here / "nursery.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.ready = False
+
+    def run(self, *orders: dict[str, Any]) -> list[dict[str, Any]]:
+        """Run scenarios at once, each in a fresh process."""
+        if not self.ready:
+            assert self.process.stdout.readline() == "ready\n"
+            self.ready = True
+        self.process.stdin.write(json.dumps(orders) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def kill(self, scenario: str, facts: dict[str, Any], die: str) -> None:
+        """Run a scenario that is killed at a boundary."""
+        (ended,) = self.run({"scenario": scenario, "facts": facts, "die": die})
+        assert ended["signal"] == 9, ended
+
+    def succeed(self, scenario: str, facts: dict[str, Any]) -> Any:
+        """Run a scenario in a fresh process; returns its answer."""
+        (ended,) = self.run({"scenario": scenario, "facts": facts})
+        assert ended["code"] == 0, ended
+        return ended["found"]
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory) -> Iterator[Nursery]:
+    found = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield found
+    found.close()

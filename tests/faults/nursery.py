@@ -1,0 +1,205 @@
+"""
+A process that imports everything once and then forks children that may die.
+
+Reads a list of orders a line, which run at once: ``{"scenario": ..., "die": ..., "facts": {...}}``.
+Answers one JSON line: how each child ended and what it returned. Dying is real:
+``SIGKILL`` of the child by itself, at the named boundary.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+WEEK = timedelta(days=7)
+
+
+def dying(function: Callable[..., Any], when: str) -> Callable[..., Any]:
+    """Wrap a boundary: die before it, or after it."""
+
+    def run(*values: Any, **named: Any) -> Any:
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = function(*values, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    return run
+
+
+def meeting(function: Callable[..., Any], place: str, number: int) -> Callable[..., Any]:
+    """Wrap a boundary: wait at it, the first time, until all have come."""
+
+    def run(*values: Any, **named: Any) -> Any:
+        Path(place, str(os.getpid())).touch()
+        end = time.monotonic() + 10
+        while len(os.listdir(place)) < number and time.monotonic() < end:
+            time.sleep(0.005)
+        return function(*values, **named)
+
+    return run
+
+
+def boundary(name: str) -> tuple[Any, str]:
+    """Where the package touches the world: object and attribute."""
+    from mlflow import MlflowClient
+
+    from airflow_mlops.core.data import datasets
+    from airflow_mlops.core.ledger import Ledger
+
+    places: dict[str, tuple[Any, str]] = {
+        "sidecar": (datasets.DatasetStore, "write_file"),
+        "commit": (datasets, "write_deltalake"),
+        "insert": (Ledger, "_append"),
+    }
+    return places.get(name) or (MlflowClient, name)
+
+
+def append(facts: dict[str, Any]) -> Any:
+    """Append the first weeks of a Parquet file to a dataset."""
+    import pyarrow.parquet as pq
+
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.data.sources import ArrowSource
+
+    rows = pq.read_table(facts["rows"]).slice(0, facts["weeks"] * 168)
+    commit = DatasetStore(facts["root"]).append(
+        "d",
+        ArrowSource(rows, "id", "at"),
+        app_key=facts["key"],
+        time="at",
+        key="id",
+        window=WEEK,
+        author=facts.get("author", ""),
+    )
+    return commit.to_dict()
+
+
+def _models(facts: dict[str, Any]) -> Any:
+    from mlflow import MlflowClient
+
+    from airflow_mlops.core.training.models import ModelStore
+
+    return ModelStore(MlflowClient(tracking_uri=facts["mlflow"], registry_uri=facts["mlflow"]))
+
+
+def train(facts: dict[str, Any]) -> Any:
+    """Train the recipe that the facts describe."""
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.data.features import archive
+    from airflow_mlops.core.data.selection import Selection
+    from airflow_mlops.core.evaluation.metrics import loss_function
+    from airflow_mlops.core.refs import Recipe
+    from airflow_mlops.core.training.fit import Training, train_model
+    from airflow_mlops.core.training.provenance import Environment
+
+    sys.path.insert(0, facts["code"])
+    recipe = Recipe.from_dict(facts["recipe"])
+    chosen = Selection(recipe.data, recipe.labels, "up", recipe.since, recipe.until)
+    training = Training(
+        recipe,
+        chosen.read(DatasetStore(facts["root"])),
+        archive(facts["build"]),
+        archive(facts["fit"]),
+        Environment((), "3", "test"),
+        {},
+    )
+    loss = ("brier", loss_function("brier"))
+    return train_model(_models(facts), training, loss=loss, tags={}).to_dict()
+
+
+def promote(facts: dict[str, Any]) -> Any:
+    """Promote or roll back; a refusal is an answer."""
+    from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
+    from airflow_mlops.core.errors import RejectedError
+    from airflow_mlops.core.ledger import Ledger
+    from airflow_mlops.core.refs import ModelRef
+
+    registry = ModelRegistry(_models(facts), Ledger(facts["dsn"]))
+    ask = Ask(facts["key"], "tests", "better", {})
+    ref = ModelRef.parse(facts["ref"])
+    try:
+        if facts.get("rollback"):
+            return registry.rollback(ref.name, ask).to_dict()
+        entry = registry.promote(ref, ask, epoch=facts["epoch"], order=facts["order"])
+        return entry.to_dict()
+    except RejectedError as error:
+        return {"op": type(error).__name__}
+
+
+SCENARIOS = {"append": append, "train": train, "promote": promote}
+
+
+def child(order: dict[str, Any], answer: int) -> None:
+    """Run one scenario in this process, and write what it returned."""
+    warnings.simplefilter("ignore")
+    if "die" in order:
+        name, _, when = order["die"].partition(":")
+        place, attribute = boundary(name)
+        setattr(place, attribute, dying(getattr(place, attribute), when))
+    if "meet" in order:
+        place, attribute = boundary(order["meet"])
+        wrapped = meeting(getattr(place, attribute), order["place"], order["number"])
+        setattr(place, attribute, wrapped)
+    found = SCENARIOS[order["scenario"]](order["facts"])
+    os.write(answer, json.dumps(found).encode())
+
+
+def fork(order: dict[str, Any]) -> tuple[int, int]:
+    """Start a child; returns its id and the end of a pipe on which it answers."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        return pid, read
+    code = 1
+    try:
+        os.close(read)
+        os.dup2(2, 1)  # MLflow prints
+        child(order, write)
+        code = 0
+    except BaseException:  # noqa: BLE001  (a fork must never return)
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int, pipe: int) -> dict[str, Any]:
+    """Wait for a child; how it ended and what it returned."""
+    with os.fdopen(pipe, "rb") as file:
+        data = file.read()
+    _, status = os.waitpid(pid, 0)
+    return {
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+        "found": json.loads(data) if data else None,
+    }
+
+
+def main() -> None:
+    """Import what is slow to import, and then serve orders."""
+    warnings.simplefilter("ignore")
+    for name in ("mlflow.pyfunc", "pandas", "sklearn.linear_model", "skops.io", "scipy.stats"):
+        __import__(name)
+    from airflow_mlops.core.deployment import registry
+    from airflow_mlops.core.training import fit
+
+    assert registry
+    assert fit
+    print("ready", flush=True)
+    for line in sys.stdin:
+        orders = json.loads(line)
+        started = [fork(order) for order in orders]
+        print(json.dumps([ended(*one) for one in started]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

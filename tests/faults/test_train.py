@@ -1,0 +1,71 @@
+"""Training that is killed at every commit point: one recipe, one version, runs that are settled."""
+
+import pytest
+
+from airflow_mlops.core.refs import ModelRef, Recipe
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def facts(services, make_training, model, dataset_store, tmp_path):
+    training = make_training()
+    return {
+        "mlflow": services.urls["mlflow"],
+        "root": dataset_store.root,
+        "code": str(tmp_path / "user_code"),
+        "build": training.features.name,
+        "fit": training.train.name,
+        "recipe": training.recipe.to_dict(),
+    }
+
+
+BOUNDARIES = {
+    "create_run:before": 0,
+    "create_run:after": 1,
+    "log_artifacts:after": 1,
+    "create_model_version:before": 1,
+    "create_model_version:after": 1,
+    "set_terminated:before": 1,
+}
+"""Where training is killed, and how many runs it has left behind then."""
+
+
+def runs(store, model):
+    experiment = store.client.get_experiment_by_name(model)
+    found = store.client.search_runs([experiment.experiment_id]) if experiment else []
+    return {run.info.run_id: run.info.status for run in found}
+
+
+@pytest.mark.parametrize("die", list(BOUNDARIES))
+def test_a_training_killed_anywhere_gives_one_version_after_its_retry(
+    nursery, facts, model_store, model, die
+):
+    recipe = Recipe.from_dict(facts["recipe"]).id
+    nursery.kill("train", facts, die)
+    assert len(runs(model_store, model)) == BOUNDARIES[die]
+    done = nursery.succeed("train", facts)
+    (version,) = model_store.of_recipe(model, recipe)
+    assert (str(version.ref), version.run_id, version.digest) == (
+        done["model"], done["run_id"], done["digest"]
+    )  # fmt: skip
+    settled = runs(model_store, model)
+    assert settled.pop(done["run_id"]) == "FINISHED"
+    assert set(settled.values()) <= {"KILLED"}
+    assert done["created"] == (die not in ("create_model_version:after", "set_terminated:before"))
+    with model_store.opened(ModelRef.parse(done["model"])) as loaded:
+        assert loaded.about["recipe"] == facts["recipe"]
+
+
+def test_two_trainings_of_one_recipe_at_once_give_one_version(
+    nursery, facts, model_store, model, tmp_path
+):
+    (tmp_path / "met").mkdir()
+    meet = {"meet": "create_model_version", "place": str(tmp_path / "met"), "number": 2}
+    order = {"scenario": "train", "facts": facts, **meet}
+    one, two = nursery.run(order, order)
+    assert one["code"] == two["code"] == 0
+    last = nursery.succeed("train", facts)  # settles what the race has left
+    assert one["found"]["model"] == two["found"]["model"] == last["model"]
+    assert len(model_store.of_recipe(model, Recipe.from_dict(facts["recipe"]).id)) == 1
+    assert sorted(runs(model_store, model).values()) == ["FINISHED", "KILLED"]
