@@ -67,7 +67,9 @@ class Word:
             raise ValueError(msg)
         values = {f.name: data[f.name] for f in fields(found) if f.name in data}  # type: ignore[arg-type]
         for name, value in values.items():
-            values[name] = tuple(value) if isinstance(value, list) else value
+            if isinstance(value, list | tuple):
+                parts = (Word.from_dict(v) if isinstance(v, Mapping) else v for v in value)
+                values[name] = tuple(parts)
         return found(**values)
 
 
@@ -338,9 +340,3 @@ class Retrain(Word):
             "cooldown": self.cooldown,
             "budget": self.budget,
         }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild the policy that :meth:`to_dict` wrote."""
-        triggers = tuple(Trigger.from_dict(t) for t in data["triggers"])
-        return cls(triggers, data["cooldown"], data["budget"])

@@ -82,9 +82,13 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
 
     :param model: something with ``predict(frame)``.
     :param frame: rows, shape ``(n_rows, n_columns)``.
-    :raises UserCodeError: if the answer is not ``n_rows`` finite numbers.
+    :raises UserCodeError: if it raises, or the answer is not ``n_rows`` finite numbers.
     """
-    found = np.asarray(model.predict(frame), dtype=np.float64)
+    try:
+        found = np.asarray(model.predict(frame), dtype=np.float64)
+    except Exception as error:  # the user's features may raise anything
+        msg = f"{name} raised {type(error).__name__} on {len(frame)} rows: {error}"
+        raise UserCodeError(msg) from error
     if found.shape != (len(frame),) or not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).sum())
         msg = (

@@ -126,9 +126,15 @@ class PerformanceMonitor:
     def _measured(
         self, champion: ModelRef, index: int, since: datetime, until: datetime, served: pa.Table
     ) -> list[ServedWindow]:
-        """Measure one window; nothing while fewer than 95 % of its predictions have a label."""
+        """
+        Measure one window.
+
+        Nothing while fewer than 95 % of its predictions have a label, or if no labels before it are
+        there for the challenger to learn from.
+        """
         try:
             rows = self._selection(since, until).read(self.store)
+            probed = self._probe(champion, rows, since)
         except NotEnoughDataError:
             return []
         keys = rows.rows[rows.key].cast(pa.string()).to_pylist()
@@ -137,9 +143,8 @@ class PerformanceMonitor:
         if both.sum() < max(COVERAGE * served.num_rows, BLOCKS):
             return []
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
-        probed = self._probe(champion, rows, since)[both]
         y = rows.y[both]
-        champion_blocks, probe_blocks = (_blocks(self.loss(y, x)) for x in (p, probed))
+        champion_blocks, probe_blocks = (_blocks(self.loss(y, x)) for x in (p, probed[both]))
         return [
             ServedWindow(
                 str(champion),
