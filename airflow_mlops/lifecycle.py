@@ -5,12 +5,12 @@ The front door: one declaration of policy becomes three Dags of ordinary operato
 or asked while a Dag file is parsed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG, Asset, BaseNotifier
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.definitions.asset import Dataset, Model
 
@@ -39,6 +39,7 @@ from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModel
 from airflow_mlops.policy import (
     Approval,
     AtLeast,
+    Better,
     Drift,
     Gate,
     Growth,
@@ -51,7 +52,11 @@ from airflow_mlops.policy import (
     Table,
     Trigger,
     Window,
+    Word,
 )
+
+METRICS = ("brier", "log_loss", "absolute_error", "squared_error")
+"""Per-row losses of ``core.evaluation.metrics``, which is too heavy for a Dag file."""
 
 RETRY_DELAY = timedelta(seconds=30)
 """Airflow's own five minutes are long for a server that restarts."""
@@ -81,7 +86,8 @@ class Lifecycle:
     :param gates: conditions a candidate has to meet.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
     :param schedule: schedule of the monitor Dag.
-    :param notify: notifiers, called when a Dag of this model fails: a person has to look.
+    :param notify: notifiers, called when a Dag of this model fails and when a candidate waits for
+        its approval: a person has to look.
     :param tags: tags of the Dags, beside ``mlops`` and the name.
     :param retries: tries after the first one, for errors that may pass.
     """
@@ -115,8 +121,8 @@ class Lifecycle:
             if what.count(":") != 1:
                 msg = f"Lifecycle {self.name!r}: {what!r} is not 'module:function'"
                 raise ConfigurationError(msg)
-        if not self.gates:
-            msg = f"Lifecycle {self.name!r} has no gates: a candidate needs a standard"
+        for problem in _problems(self):
+            msg = f"Lifecycle {self.name!r}: {problem}"
             raise ConfigurationError(msg)
         _refuse_twin(f"{self.name}__monitor")
         object.__setattr__(self, "dags", build(self))
@@ -204,8 +210,10 @@ def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
         table=table.labels,
         dataset=life.labels,
         columns=(table.key, table.time, table.label),
+        windows_of=life.name,
         **shared,
     )
+    rows >> labels
     return rows.output, labels.output
 
 
@@ -271,6 +279,7 @@ def _rollout(life: Lifecycle) -> DAG:
             model=life.name,
             smoke=smoke.output,
             by=life.approve.by,
+            notifiers=[n for n in life.notify if isinstance(n, BaseNotifier)],
             within=life.approve.within,
         )
         PromoteModelOperator(
@@ -310,6 +319,28 @@ def _common(life: Lifecycle) -> dict[str, Any]:
         "dataset_conn_id": life.dataset_conn_id,
         "ledger_conn_id": life.ledger_conn_id,
     }
+
+
+def _problems(life: Lifecycle) -> Iterator[str]:
+    """Say what cannot work; found at night, it would be a failed task."""
+    if life.metric not in METRICS:
+        yield f"unknown metric {life.metric!r}; known: {', '.join(METRICS)}"
+    if not isinstance(life.approve, Approval):
+        yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
+    if life.rounds < 1:
+        yield f"rounds={life.rounds!r}: an attempt has one round or more"
+    if not life.gates:
+        yield "there are no gates, and a candidate needs a standard"
+    yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
+    yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
+    for word in (*life.gates, *life.retrain):
+        if isinstance(word, NotWorse | Better | Probe) and word.metric != life.metric:
+            yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
+
+
+def _is(word: object, kind: type[Word]) -> bool:
+    """Say whether this is one of the words of a kind; the kind itself says nothing."""
+    return isinstance(word, kind) and type(word) is not kind
 
 
 def _refuse_twin(dag_id: str) -> None:

@@ -132,7 +132,8 @@ class Probe(Trigger):
     Retrain when a cheap challenger, fitted on recent rows, beats the champion.
 
     :param metric: a per-row loss: ``brier``, ``log_loss``, ``absolute_error``, ``squared_error``.
-    :param margin: by how much it has to be better, as a share of the champion's hold-out loss.
+    :param margin: by how much it has to be better, as a share of the champion's loss in its own
+        backtest.
     :param alpha: one-sided error rate of the test.
     :param min_rows: labelled rows a window needs to be tested.
     """
@@ -153,7 +154,7 @@ class Regret(Trigger):
     Retrain when waiting has cost too much.
 
     :param limit: loss of the champion beyond the challenger's, summed over the served windows, in
-        windows of the champion's hold-out loss.
+        windows of the champion's loss in its own backtest.
     """
 
     limit: float = 0.5
@@ -286,7 +287,8 @@ class Approval(Word):
     """
     Who may say yes.
 
-    :param by: users of Airflow's auth manager who may answer.
+    :param by: ids of the users who may answer, as Airflow's auth manager knows them: for its simple
+        one the user names, for FAB the numbers of the users.
     :param within: how long to wait; no answer in time rejects the candidate.
     """
 

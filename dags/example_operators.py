@@ -48,10 +48,12 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         model=MODEL,
         table="public.electricity_labels",
         dataset=f"{MODEL}.labels",
+        windows_of=MODEL,
         key="id",
         time="observed_at",
         window="7d",
     )
+    snapshot >> labels
     contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
     score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
     drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)

@@ -8,6 +8,8 @@ does not answer.
 import functools
 import getpass
 import json
+import logging
+import os
 import sys
 import uuid
 from argparse import Namespace
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow.sdk import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.core.errors import ConfigurationError, MlopsError, UnavailableError
 from airflow_mlops.core.ledger import DECISIONS, Entry, Ledger, State
@@ -30,8 +33,11 @@ def _verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
 
     @functools.wraps(function)
     def run(args: Namespace) -> int:
+        # Else the hooks would look for connections in the environment only, as a task does.
+        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")  # noqa: TID251
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would warn into --json
         try:
-            found, text = function(args)
+            found, text = _with_connections(function, args)
         except MlopsError as error:
             kind = type(error).__name__
             if args.json:
@@ -46,6 +52,16 @@ def _verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
         return 0
 
     return run
+
+
+def _with_connections(
+    function: Callable[[Namespace], tuple[dict[str, Any], str]], args: Namespace
+) -> tuple[dict[str, Any], str]:
+    try:
+        return function(args)
+    except AirflowNotFoundException as error:
+        msg = f"{error}; make it, or name another one in section [mlops] of Airflow's configuration"
+        raise ConfigurationError(msg) from error
 
 
 @_verb
@@ -78,6 +94,9 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
 @_verb
 def why(args: Namespace) -> tuple[dict[str, Any], str]:
     """The last decisions, with their evidence and thresholds."""
+    if args.last < 1:
+        msg = f"--last is {args.last}; one entry or more can be shown"
+        raise ConfigurationError(msg)
     entries = _known(args.model).entries[-args.last :]
     lines = []
     for entry in entries:
@@ -111,12 +130,12 @@ def history(args: Namespace) -> tuple[dict[str, Any], str]:
 @_verb
 def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     """Ask for a retrain: the request goes on record, the monitor decides."""
-    name = check_name(args.model)
-    params = _params(args.params)
+    name, params, reason = args.model, _params(args.params), _reason(args)
+    _known(name)  # a request for a model that is misspelt would wait for ever
     key, by = f"request:{uuid.uuid4()}", _who(args)
-    draft = Entry(name, "request", "", by, args.reason, evidence={"params": params})
+    draft = Entry(name, "request", "", by, reason, evidence={"params": params})
     entry, _ = _ledger().record(name, key, {"op": "request"}, lambda _: draft)
-    text = f"request {entry.seq} of {name} by {by} is on record: {args.reason}"
+    text = f"request {entry.seq} of {name} by {by} is on record: {reason}"
     if args.no_trigger:
         return entry.to_dict(), f"{text}\nthe next run of {name}__monitor answers it"
     run_id = _trigger(f"{name}__monitor")
@@ -129,9 +148,9 @@ def promote(args: Namespace) -> tuple[dict[str, Any], str]:
     from airflow_mlops.core.deployment.registry import Ask
 
     ref, by = ModelRef.parse(args.model), _who(args)
-    ask = Ask(f"promote:{uuid.uuid4()}", by, args.reason, {"by_hand": True})
+    ask = Ask(f"promote:{uuid.uuid4()}", by, _reason(args), {"by_hand": True})
     entry = _registry().promote(ref, ask, epoch=None, order=None)
-    return entry.to_dict(), f"{ref} is champion (entry {entry.seq}, by {by}): {args.reason}"
+    return entry.to_dict(), f"{ref} is champion (entry {entry.seq}, by {by}): {entry.reason}"
 
 
 @_verb
@@ -140,7 +159,7 @@ def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
     from airflow_mlops.core.deployment.registry import Ask
 
     name, by = check_name(args.model), _who(args)
-    ask = Ask(f"rollback:{uuid.uuid4()}", by, args.reason, {})
+    ask = Ask(f"rollback:{uuid.uuid4()}", by, _reason(args), {})
     entry = _registry().rollback(name, ask, to=args.to)
     before = entry.evidence.get("from")
     text = f"{name}: champion {before} -> {entry.version} (entry {entry.seq}, by {by})"
@@ -160,7 +179,7 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
     for name, check in checks.items():
         try:
             results[name] = {"ok": True, "found": check()}
-        except MlopsError as error:
+        except (MlopsError, AirflowNotFoundException) as error:
             results[name] = {"ok": False, "found": f"{type(error).__name__}: {error}"}
     lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
     healthy = all(r["ok"] for r in results.values())
@@ -241,6 +260,18 @@ def _conn(what: str) -> str:
 
 def _who(args: Namespace) -> str:
     return str(args.by or getpass.getuser())
+
+
+def _reason(args: Namespace) -> str:
+    """
+    Return why somebody wants something.
+
+    :raises ConfigurationError: if it says nothing.
+    """
+    if not args.reason.strip():
+        msg = "--reason is empty; say why, it is put on record"
+        raise ConfigurationError(msg)
+    return str(args.reason)
 
 
 def _params(text: str) -> dict[str, Any]:

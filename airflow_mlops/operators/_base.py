@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
 from airflow_mlops.hooks.datasets import DatasetHook
@@ -23,7 +24,11 @@ Xcom: TypeAlias = Any
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(UnavailableError, RetryAction.RETRY, reason="the service may come back"),
-        RetryRule([ConfigurationError, RejectedError], RetryAction.FAIL, reason="same again"),
+        RetryRule(
+            [ConfigurationError, RejectedError, AirflowNotFoundException],
+            RetryAction.FAIL,
+            reason="same again",
+        ),
     ]
 )
 
@@ -105,7 +110,7 @@ def run_of(context: Context) -> str:
 def task_of(context: Context) -> str:
     """Name this task of this run; the same for every try."""
     ti = context["ti"]
-    mapped = f"[{ti.map_index}]" if (ti.map_index or -1) >= 0 else ""
+    mapped = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
     return f"{run_of(context)}/{ti.task_id}{mapped}"
 
 

@@ -1,15 +1,19 @@
 """Operator for approval: a person decides, in Airflow's own Human-in-the-loop form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Context, Param
+from airflow.sdk.execution_time.hitl import HITLUser
 
 from airflow_mlops.operators._base import RETRY_POLICY, Xcom
 from airflow_mlops.policy import duration
 
 ANSWERS = ("promote", "reject", "retrain")
+
+NOBODY = "nobody"
+"""Who answered when the time was over."""
 
 
 class ApproveModelOperator(HITLOperator):
@@ -21,7 +25,8 @@ class ApproveModelOperator(HITLOperator):
 
     :param model: name of the model (templated).
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
-    :param by: users of the auth manager who may answer.
+    :param by: ids of the users who may answer, as the auth manager knows them: for its simple one
+        the user name, for FAB the number of the user; or mappings with ``id`` and ``name``.
     :param within: how long to wait, such as ``"2d"``.
     """
 
@@ -32,7 +37,7 @@ class ApproveModelOperator(HITLOperator):
         *,
         model: str,
         smoke: Xcom,
-        by: Sequence[str],
+        by: Sequence[str | Mapping[str, str]],
         within: str = "2d",
         **kwargs: Any,
     ) -> None:
@@ -41,7 +46,7 @@ class ApproveModelOperator(HITLOperator):
         super().__init__(
             options=list(ANSWERS),
             defaults="reject",
-            assigned_users=[{"id": user, "name": user} for user in by],
+            assigned_users=[_user(user) for user in by],
             response_timeout=duration(within),
             params={
                 "note": Param("", type="string", description="why; everybody can read it later"),
@@ -73,6 +78,12 @@ class ApproveModelOperator(HITLOperator):
             "choice": answer["chosen_options"][0],
             "note": str(given.get("note") or "") or ("" if user else "no answer in time"),
             "params": dict(given.get("params") or {}),
-            "by": user["name"] if user else "nobody",
+            "by": user["name"] if user else NOBODY,
             "at": at.isoformat() if at is not None else None,
         }
+
+
+def _user(user: str | Mapping[str, str]) -> HITLUser:
+    if isinstance(user, str):
+        return HITLUser(id=user, name=user)
+    return HITLUser(id=str(user["id"]), name=str(user["name"]))

@@ -27,10 +27,18 @@ class SnapshotTableOperator(MlopsOperator):
     :param columns: columns to read; none: all.
     :param window: length of a window, such as ``"7d"``; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
+    :param windows_of: dataset whose windows are shared, such as that of the rows for their labels;
+        it has to be there first (templated).
     :param warehouse_conn_id: connection to the PostgreSQL server (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "table", "dataset", "warehouse_conn_id")
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "table",
+        "dataset",
+        "windows_of",
+        "warehouse_conn_id",
+    )
 
     def __init__(
         self,
@@ -42,6 +50,7 @@ class SnapshotTableOperator(MlopsOperator):
         columns: Sequence[str] | None = None,
         window: str = "7d",
         lateness: str = "0d",
+        windows_of: str | None = None,
         warehouse_conn_id: str = WarehouseHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -53,6 +62,7 @@ class SnapshotTableOperator(MlopsOperator):
         self.columns = columns
         self.window = window
         self.lateness = lateness
+        self.windows_of = windows_of
         self.warehouse_conn_id = warehouse_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -60,8 +70,10 @@ class SnapshotTableOperator(MlopsOperator):
         source = WarehouseHook(self.warehouse_conn_id).source(
             self.table, key=self.key, time=self.time, columns=self.columns
         )
+        store = self.datasets()
+        shared = store.latest(self.windows_of) if self.windows_of else None
         try:
-            commit = self.datasets().append(
+            commit = store.append(
                 self.dataset,
                 source,
                 app_key=task_of(context),
@@ -69,6 +81,7 @@ class SnapshotTableOperator(MlopsOperator):
                 key=self.key,
                 window=duration(self.window),
                 lateness=duration(self.lateness),
+                windows_from=store.open(shared).origin if shared else None,
                 author=self.owner,
                 origin=f"{self.warehouse_conn_id}:{self.table}",
                 run=run_of(context),

@@ -7,9 +7,11 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_mlops.core.errors import RejectedError
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
+from airflow_mlops.operators.approval import NOBODY
 from airflow_mlops.operators.links import ModelVersionLink
 
 
@@ -56,7 +58,8 @@ class SubmitCandidateOperator(MlopsOperator):
             "verdict": dict(self.verdict),
             "evaluation": dict(self.evaluation),
         }
-        ask = Ask(f"propose:{decision}", task_of(context), self.verdict["reason"], evidence)
+        key = f"propose:{decision}:{ref.version}"
+        ask = Ask(key, task_of(context), self.verdict["reason"], evidence)
         entry = self.registry().propose(ref, ask, epoch=self.selection["epoch"], order=decision)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"proposal": entry.seq, "model": str(ref)}
@@ -121,7 +124,8 @@ class PromoteModelOperator(MlopsOperator):
     """
     Do what the approver said: promote, reject, or ask for a retrain with changes.
 
-    Skipped unless the answer was *promote*. Its outlet is the asset of the champion.
+    Skipped if a person answered otherwise; fails if nobody answered, so that people are told. Its
+    outlet is the asset of the champion.
 
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
     :param answer: what ``ApproveModelOperator`` returned (templated).
@@ -146,7 +150,7 @@ class PromoteModelOperator(MlopsOperator):
 
         proposal = self.entry(self.smoke["proposal"])
         ref, choice = ModelRef.parse(self.smoke["model"]), self.answer["choice"]
-        note = self.answer["note"] or f"{choice}d"
+        note = self.answer["note"] or f"answered {choice}"
         evidence = {
             "proposal": proposal.seq,
             "decision": proposal.evidence["decision"],
@@ -161,8 +165,13 @@ class PromoteModelOperator(MlopsOperator):
             if choice == "retrain":
                 _ask_again(registry.ledger, self.model, ask)
             msg = f"{ref} was not promoted: {self.answer['by']} answered {choice}: {note}"
+            if self.answer["by"] == NOBODY:
+                raise RejectedError(msg)  # fails the task, so that people are told
             raise AirflowSkipException(msg)
         entry = registry.promote(ref, ask, epoch=proposal.epoch, order=proposal.order)
+        if registry.champion(self.model) != ref:
+            msg = f"{ref} was promoted by entry {entry.seq}, and is champion no more"
+            raise AirflowSkipException(msg)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
         self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)

@@ -110,8 +110,10 @@ class JudgeCandidateOperator(MlopsOperator):
             return verdict.to_dict() | {"refused": None}
         decision = self.selection["decision"]
         evidence = {"decision": decision, "verdict": verdict.to_dict()}
-        ask = Ask(f"gate:{decision}", task_of(context), verdict.reason, evidence)
-        entry = self.registry().refuse(ModelRef.parse(found.model), ask)
+        ref = ModelRef.parse(found.model)
+        key = f"gate:{decision}:{ref.version}"
+        ask = Ask(key, task_of(context), verdict.reason, evidence)
+        entry = self.registry().refuse(ref, ask)
         return verdict.to_dict() | {"refused": entry.seq}
 
 

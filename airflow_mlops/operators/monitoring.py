@@ -1,8 +1,8 @@
 """Operators for monitoring: drift of the data, performance of the champion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
@@ -10,13 +10,17 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom
 
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.commits import WindowStats
+    from airflow_mlops.core.data.tables import Table
+
 
 class DetectDriftOperator(MlopsOperator):
     """
     Compare the newest windows with the rows the champion was trained on.
 
-    Returns one drift report per new window. Drift is a finding: the task succeeds either way, and
-    the decision weighs it. Skipped while there is no champion.
+    Returns the drifted columns of each new window, once it is complete. Drift is a finding: the
+    task succeeds either way, and the decision weighs it. Skipped while there is no champion.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
@@ -61,18 +65,33 @@ class DetectDriftOperator(MlopsOperator):
             name for name in current.schema.names if name not in (current.key, current.time)
         ]
         found = {}
-        for window in _written(self.snapshot):
-            since, until = (datetime.fromisoformat(window[k]) for k in ("start", "end"))
+        for window in self._to_judge(current, ref):
+            since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
             rows = current.between(since, until)
             report = detect_drift(
                 reference, rows, columns=columns, engine=self.engine, alpha=self.alpha
             )
-            body = report.to_dict() | {"model": str(ref), "window": window["index"]}
-            self.observations().record(self.model, "drift", f"{ref}:{window['index']}", body)
+            body = report.to_dict() | {"model": str(ref), "window": window.index}
+            self.observations().record(self.model, "drift", f"{ref}:{window.index}", body)
             names = ", ".join(report.drifted) or "none"
-            self.log.info("window %d: drifted columns: %s", window["index"], names)
-            found[str(window["index"])] = list(report.drifted)
+            self.log.info("window %d: drifted columns: %s", window.index, names)
+            found[str(window.index)] = list(report.drifted)
         return {"model": str(ref), "reference": str(version.fact(models.DATA)), "drifted": found}
+
+    def _to_judge(self, current: "Table", champion: ModelRef) -> list["WindowStats"]:
+        """Return complete windows that the champion serves and that are new, or were rewritten."""
+        observations = self.observations()
+        first, _ = observations.served_span(champion)
+        first = min(first, datetime.fromisoformat(self.snapshot["since"]))
+        judged = {o.body["window"] for o in observations.read(self.model, "drift", of=champion)}
+        written = (
+            {w["index"] for w in self.snapshot["windows"]} if self.snapshot["added"] else set()
+        )
+        return [
+            window
+            for window in current.closed()
+            if datetime.fromisoformat(window.end) > first and window.index not in judged - written
+        ]
 
 
 class MeasurePerformanceOperator(MlopsOperator):
@@ -150,8 +169,3 @@ class MeasurePerformanceOperator(MlopsOperator):
             "windows": len(windows),
             "newest": None if newest is None else newest.to_dict(),
         }
-
-
-def _written(snapshot: Xcom) -> list[Mapping[str, Any]]:
-    """Windows that a snapshot wrote; none if it found no new rows."""
-    return list(snapshot["windows"]) if snapshot["added"] else []

@@ -1,6 +1,6 @@
 """Operators for retraining: decide from evidence, and request a training run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context, conf
@@ -11,6 +11,8 @@ from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
 from airflow_mlops.operators.links import DecisionLink
 
 if TYPE_CHECKING:
+    from airflow_mlops.core.data.commits import WindowStats
+    from airflow_mlops.core.data.tables import Table
     from airflow_mlops.core.ledger import State
     from airflow_mlops.core.retraining.evidence import Champion, Evidence
 
@@ -52,23 +54,26 @@ class DecideRetrainOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Gather the evidence, decide, and append the decision to the ledger."""
-        from airflow_mlops.core.data.selection import labelled_until
+        from airflow_mlops.core.data.selection import labelled_windows
         from airflow_mlops.core.retraining.decide import decide
         from airflow_mlops.core.retraining.record import record
         from airflow_mlops.policy import Retrain
 
         for repair in self.registry().reconcile(self.model):
             self.log.warning("alias repaired: %s", repair)
-        policy, ledger = Retrain.from_dict(self.policy), self.ledger()
-        evidence = self._evidence(ledger.state(self.model))
-        until = labelled_until(self.datasets().open(DatasetRef.parse(self.labels["ref"])))
+        policy, ledger, store = Retrain.from_dict(self.policy), self.ledger(), self.datasets()
+        data, labels = (
+            store.open(DatasetRef.parse(part["ref"])) for part in (self.snapshot, self.labels)
+        )
+        labelled = labelled_windows(data, labels)
+        evidence = self._evidence(ledger.state(self.model), data, str(labels.ref), labelled)
         entry = record(
             ledger,
             evidence,
             decide(evidence, policy),
             policy,
             by=task_of(context),
-            until=until.isoformat(),
+            until=labelled[-1].end if labelled else "",
         )
         self.registry().reconcile(self.model)
         self.urls = {DecisionLink.name: _xcom_page(context)}
@@ -82,36 +87,34 @@ class DecideRetrainOperator(MlopsOperator):
             "drifted": entry.evidence["drifted"],
         }
 
-    def _evidence(self, state: "State") -> "Evidence":
+    def _evidence(
+        self, state: "State", data: "Table", labels: str, labelled: Sequence["WindowStats"]
+    ) -> "Evidence":
         """Read what the monitors wrote about the champion."""
         from airflow_mlops.core.monitoring.performance import ServedWindow
         from airflow_mlops.core.retraining.evidence import gather
 
-        store, observations = self.datasets(), self.observations()
-        data = store.open(DatasetRef.parse(self.snapshot["ref"]))
-        labels = store.open(DatasetRef.parse(self.labels["ref"]))
-        name = f"{self.model}@{state.champion}"
+        observations = self.observations()
+        ref = None if state.champion is None else ModelRef(self.model, state.champion)
         served = [
             window
-            for o in observations.read(self.model, "performance")
-            if (window := ServedWindow.from_dict(o.body)).model == name
-            and window.metric == self.metric
+            for o in (observations.read(self.model, "performance", of=ref) if ref else ())
+            if (window := ServedWindow.from_dict(o.body)).metric == self.metric
         ]
         drift = {
             o.body["window"]: (bool(o.body["drifted"]), tuple(o.body["drifted"]))
-            for o in observations.read(self.model, "drift")
-            if o.body["model"] == name
+            for o in (observations.read(self.model, "drift", of=ref) if ref else ())
         }
         return gather(
             state,
             model=self.model,
             data=str(data.ref),
-            labels=str(labels.ref),
+            labels=labels,
             now=data.watermark.isoformat() if data.watermark else "",
             champion=self._champion(state),
             windows=sorted(served, key=lambda w: w.index),
             drift=[drift[index] for index in sorted(drift)],
-            labelled_rows=labels.rows,
+            labelled_rows=sum(window.rows for window in labelled),
             broken=self.contract["fatal"] if self.contract else (),
         )
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from airflow_mlops.core.data.digest import ContentDigest
@@ -96,6 +96,12 @@ class Sidecar:
     def window(self) -> timedelta:
         """Length of a window."""
         return timedelta(seconds=self.window_seconds)
+
+    def reread_from(self, lateness: timedelta) -> datetime:
+        """Return the start of the window that holds the newest time minus ``lateness``."""
+        origin = datetime.fromisoformat(self.origin_time)
+        late = datetime.fromisoformat(self.commit.watermark) - lateness
+        return origin + max(0, (late - origin) // self.window) * self.window
 
     def to_json(self) -> str:
         """Write it as JSON text."""

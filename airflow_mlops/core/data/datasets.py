@@ -10,6 +10,7 @@ A commit names its sidecar, which was written before it: a kill at any moment le
 commit, or the whole one.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,8 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.refs import DatasetRef
 
 __all__ = ["Commit", "DatasetStore", "Slice", "Table", "WindowStats"]
+
+_log = logging.getLogger(__name__)
 
 META = "mlops"
 """Key of a commit's metadata that names its sidecar."""
@@ -92,6 +95,7 @@ class DatasetStore:
         key: str,
         window: timedelta,
         lateness: timedelta = timedelta(0),
+        windows_from: datetime | None = None,
         author: str = "",
         origin: str = "",
         run: str = "",
@@ -105,6 +109,8 @@ class DatasetStore:
         :param source: a :class:`~airflow_mlops.core.data.sources.Source`.
         :param app_key: names this append; a retry uses the same one.
         :param window: length of a window; fixed with the first commit.
+        :param windows_from: where windows are counted from; fixed with the first commit, ``None``:
+            the first midnight.
         :param lateness: how far behind the newest row a late one may still arrive.
         :raises ConfigurationError: if ``name`` may not name a dataset.
         :raises ContractBrokenError: if a column is missing, unexpected or of another type.
@@ -113,7 +119,7 @@ class DatasetStore:
         """
         DatasetRef.parse(f"{name}@0")  # before anything is written under that name
         facts = {"author": author, "origin": origin, "run": run}
-        request = Request(name, app_key, time, key, window, lateness, facts)
+        request = Request(name, app_key, time, key, window, lateness, windows_from, facts)
         return _Append(self, source, request).commit()
 
     def latest(self, name: str) -> DatasetRef | None:
@@ -274,12 +280,14 @@ class _Append:
             _check_first(asked, offered)
             return
         breaks = schema_breaks(_schema(table), offered)
-        if breaks:
+        if any(b.kind != "unexpected" for b in breaks):
             msg = (
                 f"the contract of {asked.name} is broken, nothing was read: "
                 f"{'; '.join(map(str, breaks))}. Correct the delivery and clear the task"
             )
             raise ContractBrokenError(msg)
+        for extra in breaks:
+            _log.warning("%s: column %r is new at the source; left out", asked.name, extra.column)
         fixed = (before.window, before.time, before.key)
         if (asked.window, asked.time, asked.key) != fixed:
             msg = (
@@ -299,7 +307,9 @@ class _Append:
             partial(self.store.write_file, table),
             self._centres(table, before),
         )
-        with self.source.read(_since(before, self.request.lateness)) as reader:
+        with self.source.read(
+            before.reread_from(self.request.lateness) if before else None
+        ) as reader:
             flow = Flow(self.request, target, before)
             rows = flow.rows(iter(reader))
             first = next(rows, None)
@@ -370,15 +380,6 @@ def _check_first(asked: Request, offered: pa.Schema) -> None:
     if asked.window < timedelta(seconds=1):
         msg = f"{asked.name}: a window of {asked.window} is too short; it lasts a second or more"
         raise ConfigurationError(msg)
-
-
-def _since(before: Sidecar | None, lateness: timedelta) -> datetime | None:
-    """Return the start of the window that holds the newest time minus ``lateness``."""
-    if before is None:
-        return None
-    origin = datetime.fromisoformat(before.origin_time)
-    late = datetime.fromisoformat(before.commit.watermark) - lateness
-    return max(origin, origin + (late - origin) // before.window * before.window)
 
 
 def _from(column: str, moment: datetime) -> str:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from airflow_mlops.core.data.commits import WindowStats
 from airflow_mlops.core.data.datasets import DatasetStore, Table
-from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
+from airflow_mlops.core.data.tables import COMPLETE
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, RejectedError
 from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Selection:
         :raises NotEnoughDataError: if no labelled row lies in the span.
         :raises ConfigurationError: if the label column is not in the labels, or the keys of rows
             and labels are of two types.
+        :raises RejectedError: if a key repeats: each of its rows would get each of its labels.
         """
         rows = store.open(DatasetRef.parse(self.data))
         labels = store.open(DatasetRef.parse(self.labels))
@@ -62,8 +66,11 @@ class Selection:
         since, until = datetime.fromisoformat(self.since), datetime.fromisoformat(self.until)
         found = labels.between(since, until).to_arrow([labels.key, self.label])
         found = found.rename_columns([rows.key, _LABEL])
-        joined = rows.between(since, until).to_arrow().join(found, keys=rows.key, join_type="inner")
-        joined = joined.filter(joined[_LABEL].is_valid())
+        found = found.filter(found[_LABEL].is_valid())
+        asked = rows.between(since, until).to_arrow()
+        check_unique(asked[rows.key], rows.key, self.data)
+        check_unique(found[rows.key], labels.key, self.labels)
+        joined = asked.join(found, keys=rows.key, join_type="inner")
         if joined.num_rows == 0:
             msg = (
                 f"no labelled row of {self.data} and {self.labels} between {self.since} and "
@@ -75,6 +82,8 @@ class Selection:
 
 
 _LABEL = "__label"
+EXAMPLES = 5
+"""Values of a label that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +122,21 @@ class Labelled:
         rows, labels = (part.slice(start, stop - start) for part in (self.rows, self.labels))
         return Labelled(self.selection, rows, labels, self.time, self.key)
 
+    def filter(self, mask: pa.BooleanArray) -> "Labelled":
+        """
+        Return the rows where a mask is true.
+
+        :param mask: shape ``(n_rows,)``.
+        """
+        rows, labels = self.rows.filter(mask), self.labels.filter(mask)
+        return Labelled(self.selection, rows, labels, self.time, self.key)
+
     def check_classes(self) -> None:
         """
-        Refuse labels with a single class.
+        Refuse labels that are not two classes, written as 0 and 1 or as booleans.
 
         :raises NotEnoughDataError: if all labels are the same.
+        :raises ConfigurationError: if there are other values.
         """
         values = self.labels.unique().to_pylist()
         if len(values) < 2:
@@ -127,6 +146,36 @@ class Labelled:
                 "nothing can be learnt from it"
             )
             raise NotEnoughDataError(msg)
+        if set(values) != {0, 1}:  # False is 0, True is 1
+            more = f" and {len(values) - EXAMPLES:,} more" if len(values) > EXAMPLES else ""
+            msg = (
+                f"label {self.selection.label!r} of {self.selection.labels} has to be 0 or 1 (or a "
+                f"boolean) for a loss of probabilities; found "
+                f"{len(values)} values: {', '.join(map(repr, values[:EXAMPLES]))}{more}; offer it "
+                "as one, for instance through a view with 'case when ... then 1 else 0 end', or "
+                "choose a loss of quantities"
+            )
+            raise ConfigurationError(msg)
+
+
+def check_unique(keys: pa.ChunkedArray, key: str, dataset: str) -> None:
+    """
+    Refuse keys that name more than one row; an append looks for them among its own rows only.
+
+    :param key: name of the column.
+    :param dataset: version the rows are of.
+    :raises RejectedError: if a key repeats.
+    """
+    if pc.count_distinct(keys, mode="all").as_py() == len(keys):
+        return
+    counts = keys.value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    msg = (
+        f"{len(twice)} values of key {key!r} repeat in {dataset}, such as "
+        f"{', '.join(map(str, twice[:3]))}: it is unclear which row is meant; offer one row per "
+        "key, for instance through a view, as a dataset of another name"
+    )
+    raise RejectedError(msg)
 
 
 def _check_keys(rows: Table, labels: Table) -> None:
@@ -139,15 +188,29 @@ def _check_keys(rows: Table, labels: Table) -> None:
         raise ConfigurationError(msg)
 
 
-def labelled_until(labels: Table) -> datetime:
+def labelled_windows(data: Table, labels: Table) -> tuple[WindowStats, ...]:
     """
-    Return the end of the newest window of which labels have arrived (exclusive).
+    Return the complete windows of which at least 95 % of the rows have a label.
 
-    :raises NotEnoughDataError: if the labels are empty.
+    Labels that come early are a biased sample, and a window that still fills up is judged anew
+    every day.
     """
-    windows = labels.windows()
+    found = {w.start: w.rows for w in labels.windows()}
+    return tuple(w for w in data.closed() if found.get(w.start, 0) >= COMPLETE * w.rows)
+
+
+def labelled_until(data: Table, labels: Table) -> datetime:
+    """
+    Return the end of the newest window of :func:`labelled_windows` (exclusive).
+
+    :raises NotEnoughDataError: if there is none yet.
+    """
+    windows = labelled_windows(data, labels)
     if not windows:
-        msg = f"no labels in {labels.ref} yet"
+        msg = (
+            f"no complete window of {data.ref} is labelled in {labels.ref} yet ({labels.rows} "
+            f"labels for {data.rows} rows): wait for more rows and labels"
+        )
         raise NotEnoughDataError(msg)
     return datetime.fromisoformat(windows[-1].end)
 
@@ -156,11 +219,11 @@ def train_and_holdout(
     data: Table, labels: Table, *, label: str, span: timedelta
 ) -> tuple[Selection, Selection]:
     """
-    Split the labelled rows by time: the newest window is held out, what came before is learnt.
+    Split by time: the newest labelled window is held out, what came before is learnt.
 
     :param span: how much history to learn from, counted back from the hold-out.
     """
-    end = labelled_until(labels)
+    end = labelled_until(data, labels)
     middle = end - labels.window
     bounds = [(middle - span, middle), (middle, end)]
     learn, hold = (

@@ -40,6 +40,7 @@ class Request:
     """
     What :meth:`DatasetStore.append` was asked for.
 
+    :param windows_from: where windows are counted from, if this is the first commit.
     :param facts: author, origin and run of the commit.
     """
 
@@ -49,6 +50,7 @@ class Request:
     key: str
     window: timedelta
     lateness: timedelta
+    windows_from: datetime | None
     facts: Mapping[str, str]
 
 
@@ -137,7 +139,9 @@ class Flow:
         micros = self._moments(batch)
         first, last = (_EPOCH + timedelta(microseconds=int(m)) for m in (micros[0], micros[-1]))
         if self._origin is None:
-            self._origin = first.replace(hour=0, minute=0, second=0, microsecond=0)
+            self._origin = self._request.windows_from or first.replace(
+                hour=0, minute=0, second=0, microsecond=0
+            )
         if self._first is _EPOCH:
             self._first = first
         self._last = last
@@ -161,6 +165,10 @@ class Flow:
         if micros.min() < _FIRST_MOMENT or micros.max() > _LAST_MOMENT:
             wrong = pa.array((micros < _FIRST_MOMENT) | (micros > _LAST_MOMENT))
             self._refuse(wrong, keys, "have a time outside the years 1 to 9999, or infinity")
+        latest = (datetime.now(UTC) + self._request.window - _EPOCH) // timedelta(microseconds=1)
+        if micros.max() > latest:  # newer rows would look late from then on
+            wrong = pa.array(micros > latest)
+            self._refuse(wrong, keys, "have a time more than a window in the future")
         if (np.diff(micros) < 0).any():
             msg = f"{self._request.name}: the source did not order its rows by time"
             raise RejectedError(msg)

@@ -45,6 +45,9 @@ Type of PostgreSQL -> Arrow type, and the cast that makes it one.
 """
 
 
+_BAD_VALUE = ("division by zero", "invalid input syntax", "out of range")
+"""What PostgreSQL says of a value; an error of a stream comes without its SQLSTATE (class 22)."""
+
 _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(2 << 20)}
 """The driver's own 16 MB a batch would be held several times on the way to disk."""
 
@@ -96,20 +99,20 @@ class PostgresSource:
         Stream the rows from ``since`` on, in one repeatable-read transaction.
 
         :raises ConfigurationError: as :meth:`schema`.
+        :raises RejectedError: if a view fails on a value, such as a division by zero.
         :raises UnavailableError: if the server goes away.
         """
         from adbc_driver_postgresql import dbapi
 
         columns = self._columns()
         schema = pa.schema([(name, kind) for name, kind, _ in columns])
-        with (
-            _named(self.table),
-            dbapi.connect(self._dsn()) as connection,
-            connection.cursor(adbc_stmt_kwargs=_BATCHES) as cursor,
-        ):
-            cursor.execute("set transaction isolation level repeatable read, read only")
-            cursor.execute(self._query(columns, since))
-            batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
+        with contextlib.ExitStack() as stack:
+            with _named(self.table):  # not around the yield: the reader's errors are its own
+                connection = stack.enter_context(dbapi.connect(self._dsn()))
+                cursor = stack.enter_context(connection.cursor(adbc_stmt_kwargs=_BATCHES))
+                cursor.execute("set transaction isolation level repeatable read, read only")
+                cursor.execute(self._query(columns, since))
+                batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
             yield pa.RecordBatchReader.from_batches(schema, batches)
 
     def _dsn(self) -> str:
@@ -235,8 +238,13 @@ def _named(table: str) -> Iterator[None]:
 
     try:
         yield
-    except Error as error:
-        msg = f"reading {table} broke off: {error}; the next try starts from the beginning"
+    except (Error, OSError, pa.ArrowException) as error:  # while it streams, ADBC raises OSError
+        text = f"reading {table} broke off: {str(error).strip()}"
+        state = getattr(error, "sqlstate", None) or ""
+        if state.startswith("22") or any(sign in text for sign in _BAD_VALUE):
+            msg = f"{text}; correct the rows or the view"
+            raise RejectedError(msg) from error
+        msg = f"{text}; the next try starts from the beginning"
         raise UnavailableError(msg) from error
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -17,6 +18,11 @@ from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+COMPLETE = 0.95
+"""Share of the usual rows, or of the labels of a window, from which it counts as complete."""
+
+_USUAL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,11 @@ class Table:
         return self.sidecar.window
 
     @property
+    def origin(self) -> datetime:
+        """Where windows are counted from."""
+        return datetime.fromisoformat(self.sidecar.origin_time)
+
+    @property
     def watermark(self) -> datetime | None:
         """Newest time among the rows."""
         return datetime.fromisoformat(self.sidecar.commit.watermark)
@@ -67,6 +78,20 @@ class Table:
     def windows(self) -> tuple[WindowStats, ...]:
         """Return all windows, in the order of time."""
         return self.sidecar.windows
+
+    def closed(self) -> tuple[WindowStats, ...]:
+        """
+        Return the windows that are complete: what is judged must not change from day to day.
+
+        All but the newest one, which is complete once it holds as many rows as is usual: 95 % of
+        the median of the eight before it. No clock is asked, so a version always answers the same.
+        """
+        windows = self.windows()
+        before = windows[:-1]
+        if not before:
+            return ()
+        usual = median(w.rows for w in before[-_USUAL:])
+        return windows if windows[-1].rows >= COMPLETE * usual else before
 
     def between(self, since: datetime | None = None, until: datetime | None = None) -> "Slice":
         """

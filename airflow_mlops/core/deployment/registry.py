@@ -66,12 +66,12 @@ class ModelRegistry:
         """
         Submit a candidate for its rollout.
 
-        :param epoch: entry that made the champion it was compared with.
+        :param epoch: entry that made the champion it was compared with; 0: there was none.
         :param order: number of the decision that led to it: a newer one wins for ever.
+        :raises ConcurrentPromotionError: if the champion changed since ``epoch``; on record.
+        :raises StaleCandidateError: if a newer candidate is there already; on record.
         """
-        self._verified(ref)
-        draft = Entry(ref.name, "propose", "", ask.by, ask.reason, ref.version, epoch, order)
-        return self._record(ref.name, replace(draft, evidence=self._evidence(ref, ask)), ask)
+        return self._claim("propose", ref, ask, epoch, order)
 
     def promote(self, ref: ModelRef, ask: Ask, *, epoch: int | None, order: int | None) -> Entry:
         """
@@ -80,25 +80,28 @@ class ModelRegistry:
         :param epoch: entry that made the champion it was compared with; ``None``: whichever.
         :param order: number of the decision that led to it; ``None``: newer than all.
         :raises ConcurrentPromotionError: if the champion changed since ``epoch``; on record.
-        :raises StaleCandidateError: if a newer candidate was promoted before; on record.
+        :raises StaleCandidateError: if a newer candidate was proposed or promoted; on record.
         :raises ModelChangedError: if its files are not those that were evaluated.
         """
+        return self._claim("promote", ref, ask, epoch, order)
+
+    def _claim(
+        self, op: str, ref: ModelRef, ask: Ask, epoch: int | None, order: int | None
+    ) -> Entry:
+        """Put a claim on record, or its refusal if somebody decided otherwise meanwhile."""
         self._verified(ref)
         evidence = self._evidence(ref, ask)
 
         def build(state: State) -> Entry:
-            draft = Entry(ref.name, "promote", "", ask.by, ask.reason, ref.version, state.epoch)
-            draft = replace(draft, evidence=evidence, order=order)
+            draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, state.epoch, order)
             why = _objection(state, ref, epoch, order)
             if not why:
-                return draft
-            return replace(
-                draft, op="refuse", reason=why, evidence={**evidence, "asked": "promote"}
-            )
+                return replace(draft, evidence=evidence)
+            return replace(draft, op="refuse", reason=why, evidence={**evidence, "asked": op})
 
-        request = {"op": "promote", "version": ref.version, "epoch": epoch, "order": order}
+        request = {"op": op, "version": ref.version, "epoch": epoch, "order": order}
         entry, _ = self.ledger.record(ref.name, ask.key, request, build)
-        self.reconcile(ref.name)
+        self._follow(entry)
         if entry.op == "refuse":
             stale = entry.reason.startswith("stale")
             raise (StaleCandidateError if stale else ConcurrentPromotionError)(entry.reason)
@@ -123,13 +126,16 @@ class ModelRegistry:
             )
 
         entry, _ = self.ledger.record(name, ask.key, {"op": "rollback", "to": to}, build)
-        self.reconcile(name)
+        self._follow(entry)
         return entry
 
     def refuse(self, ref: ModelRef, ask: Ask, *, op: str = "refuse") -> Entry:
         """Put on record that a candidate was refused by its gate, or rejected by a person."""
         draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, evidence=ask.evidence)
-        return self._record(ref.name, draft, ask)
+        request = {"op": op, "version": ref.version}
+        entry, _ = self.ledger.record(ref.name, ask.key, request, lambda now: _at(draft, now))
+        self._follow(entry)
+        return entry
 
     def reconcile(self, name: str) -> tuple[str, ...]:
         """
@@ -158,11 +164,17 @@ class ModelRegistry:
         msg = f"the aliases of {name} did not settle in {_ROUNDS} rounds; try again"
         raise UnavailableError(msg)
 
-    def _record(self, name: str, draft: Entry, ask: Ask) -> Entry:
-        request = {"op": draft.op, "version": draft.version}
-        entry, _ = self.ledger.record(name, ask.key, request, lambda state: _at(draft, state))
-        self.reconcile(name)
-        return entry
+    def _follow(self, entry: Entry) -> None:
+        """Bring the aliases up to an entry; whoever asked has to know that it is on record."""
+        try:
+            self.reconcile(entry.model)
+        except UnavailableError as error:
+            msg = (
+                f"entry {entry.seq} ({entry.op}) of {entry.model} is on record and holds, do not "
+                "ask again; only MLflow's aliases are behind, and the next tick or `airflow mlops "
+                f"doctor` brings them up: {error}"
+            )
+            raise UnavailableError(msg) from error
 
     def _verified(self, ref: ModelRef) -> ModelVersion:
         """Check that a version is the canonical one of its recipe, with the evaluated files."""
@@ -236,12 +248,12 @@ class ModelRegistry:
 
 
 def _at(draft: Entry, state: State) -> Entry:
-    """Set the epoch of an entry that does not carry the one it was compared with."""
-    return draft if draft.epoch else replace(draft, epoch=state.epoch)
+    """Set the epoch of an entry that is valid whoever is champion."""
+    return replace(draft, epoch=state.epoch)
 
 
 def _objection(state: State, ref: ModelRef, epoch: int | None, order: int | None) -> str:
-    """Say why a promotion is not valid any more; empty if it is."""
+    """Say why a claim is not valid any more; empty if it is."""
     if epoch is not None and epoch != state.epoch:
         return (
             f"conflict: {ref} was compared with the champion of entry {epoch}, but entry "
@@ -251,6 +263,12 @@ def _objection(state: State, ref: ModelRef, epoch: int | None, order: int | None
         return (
             f"stale: {ref} comes from decision {order}, and a candidate of decision {state.mark} "
             "was promoted before it"
+        )
+    proposed = [e.order for e in state.entries if e.op == "propose" and e.order is not None]
+    if order is not None and proposed and order < max(proposed):
+        return (
+            f"stale: {ref} comes from decision {order}, and a candidate of decision "
+            f"{max(proposed)} was proposed after it"
         )
     if state.champion == ref.version:
         return f"conflict: {ref} is champion already"

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.data.contract import Contract, row_breaks, schema_breaks
 from airflow_mlops.core.data.datasets import Slice
+from airflow_mlops.core.data.selection import check_unique
 from airflow_mlops.core.errors import ContractBrokenError
 from airflow_mlops.core.evaluation.offline import predictions
 from airflow_mlops.core.monitoring.observations import Observations
@@ -56,9 +57,11 @@ def score(
     :param dataset: name of that version.
     :param run: Dag run that scores.
     :raises ContractBrokenError: if a column the model needs is missing or of another type.
+    :raises RejectedError: if a key repeats: a row has one prediction.
     :raises ModelChangedError: if the model's files are not those that were evaluated.
     """
     table = rows.to_arrow()
+    check_unique(table[key], key, dataset)
     with models.opened(model) as loaded:
         contract = Contract.from_dict(loaded.about["contract"])
         fatal = [b for b in schema_breaks(contract, table.schema) if b.kind != "unexpected"]

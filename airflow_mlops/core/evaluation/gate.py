@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.evaluation.comparison import Comparison
-from airflow_mlops.core.evaluation.metrics import Estimate
+from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison
+from airflow_mlops.core.evaluation.metrics import LOSSES, SCORES, Estimate
 from airflow_mlops.policy import AtLeast, AtMost, Better, Gate, Loads, NotWorse
 
 Status = Literal["passed", "failed", "uncertain"]
@@ -117,15 +117,22 @@ def _loads(gate: Loads, found: Evaluation) -> Check:
 
 
 def _absolute(gate: AtLeast | AtMost, found: Evaluation) -> Check:
+    name = f"{type(gate).__name__} {gate.metric}"
+    if gate.metric not in LOSSES and gate.metric not in SCORES:
+        known = ", ".join(sorted([*LOSSES, *SCORES]))
+        msg = f"gate {type(gate).__name__}: unknown metric {gate.metric!r}; known: {known}"
+        raise ConfigurationError(msg)
     measured = found.metric(gate.metric)
     if measured is None:
-        known = ", ".join(m.metric for m in found.metrics)
-        msg = f"gate {type(gate).__name__}: nobody measured {gate.metric!r}; measured: {known}"
-        raise ConfigurationError(msg)
+        text = f"{gate.metric} is not defined on the rows of the hold-out"
+        return Check(name, "uncertain", text)
+    if measured.rows < MIN_ROWS:
+        text = f"{measured} on {measured.rows} rows; {MIN_ROWS} can decide"
+        return Check(name, "uncertain", text)
     least = isinstance(gate, AtLeast)
     good = measured.value >= gate.value if least else measured.value <= gate.value
     text = f"{measured}, {'at least' if least else 'at most'} {gate.value:g} wanted"
-    return Check(f"{type(gate).__name__} {gate.metric}", "passed" if good else "failed", text)
+    return Check(name, "passed" if good else "failed", text)
 
 
 def _better(gate: Better, found: Evaluation) -> Check:

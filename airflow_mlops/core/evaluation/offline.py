@@ -1,14 +1,19 @@
 """Judge a candidate offline: score it and the champion on the same later rows."""
 
+import contextlib
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from airflow_mlops.core.data.contract import Break, Contract, row_breaks, schema_breaks
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation
 from airflow_mlops.core.evaluation.metrics import (
@@ -44,23 +49,27 @@ def evaluate(
     :param epoch: entry of the ledger that made ``champion``.
     :param burden: see :class:`~airflow_mlops.core.evaluation.gate.Evaluation`.
     :raises ConfigurationError: if the loss is unknown.
+    :raises NotEnoughDataError: if every row breaks a contract.
     :raises UserCodeError: if a model predicts something that is not a finite number.
     """
-    function, y, frame = loss_function(loss), holdout.y, holdout.frame
-    with store.opened(candidate) as model:
-        predicted = predictions(model, frame, candidate)
-        load_ms = _p95(model, frame.head(SMALL_BATCH))
+    function = loss_function(loss)
+    with contextlib.ExitStack() as stack:
+        refs = [candidate] if champion is None else [candidate, champion]
+        opened = {ref: stack.enter_context(store.opened(ref)) for ref in refs}
+        holdout, notes = _usable(opened, holdout)
+        y, frame = holdout.y, holdout.frame
+        why_not = _why_not_compared(opened, champion, holdout)
+        predicted = predictions(opened[candidate], frame, candidate)
+        load_ms = _p95(opened[candidate], frame.head(SMALL_BATCH))
+        comparisons: tuple[Comparison, ...] = ()
+        if champion is not None and not why_not:
+            other = predictions(opened[champion], frame, champion)
+            comparisons = (compare(loss, function(y, other), function(y, predicted)),)
     names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
     if len(np.unique(y)) < 2:
         names = [loss]
     names = [name for name in names if name == loss or _defined(name, y, predicted)]
     metrics = tuple(estimate(name, y, predicted, seed=seed) for name in names)
-    comparisons: tuple[Comparison, ...] = ()
-    note = _why_not_compared(store, champion, holdout)
-    if champion is not None and not note:
-        with store.opened(champion) as model:
-            other = predictions(model, frame, champion)
-        comparisons = (compare(loss, function(y, other), function(y, predicted)),)
     span = holdout.selection
     return Evaluation(
         str(candidate),
@@ -71,9 +80,57 @@ def evaluate(
         metrics,
         comparisons,
         load_ms,
-        note,
+        "; ".join(filter(None, [*notes, why_not])),
         burden,
     )
+
+
+def usable_rows(model: Any, rows: pa.Table, key: str) -> pa.BooleanArray:
+    """
+    Say which rows a model may be asked about: no null where its training saw none.
+
+    :param model: an opened version.
+    :param rows: columns of the source.
+    :param key: column that names a row.
+    :return: shape ``(n_rows,)``.
+    :raises ContractBrokenError: if a column the model needs is missing or of another type.
+    """
+    return _checked(model, rows, key)[0]
+
+
+def _checked(model: Any, rows: pa.Table, key: str) -> tuple[pa.BooleanArray, tuple[Break, ...]]:
+    """Return which rows are usable, and why the others are not."""
+    contract = Contract.from_dict(model.about["contract"])
+    fatal = schema_breaks(contract, rows.schema)
+    if fatal:
+        name = model.about["recipe"]["model"]
+        msg = f"rows do not fit what {name} was trained on: {'; '.join(map(str, fatal))}"
+        raise ContractBrokenError(msg)
+    good, breaks = row_breaks(contract, rows, key)
+    return good, tuple(b for b in breaks if b.kind == "null")
+
+
+def _usable(opened: Mapping[ModelRef, Any], holdout: Labelled) -> tuple[Labelled, list[str]]:
+    """Leave out, for all models alike, the rows that one of them may not be asked about."""
+    good = pa.array([True] * len(holdout), pa.bool_())
+    reasons = []
+    for ref, model in opened.items():
+        found, breaks = _checked(model, holdout.rows, holdout.key)
+        good = pc.and_(good, found)
+        if breaks:
+            reasons.append(f"{ref} was trained on none such: {'; '.join(map(str, breaks))}")
+    if not reasons:
+        return holdout, []
+    kept = holdout.filter(good)
+    if not len(kept):
+        span = holdout.selection
+        msg = (
+            f"all {len(holdout)} rows between {span.since} and {span.until} are left out, for "
+            f"{'; '.join(reasons)}; correct the delivery, or train on rows that have such nulls"
+        )
+        raise NotEnoughDataError(msg)
+    out = len(holdout) - len(kept)
+    return kept, [f"{out} of {len(holdout)} rows left out, for {'; '.join(reasons)}"]
 
 
 def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
@@ -108,14 +165,15 @@ def _defined(name: str, y: NDArray[np.float64], predicted: NDArray[np.float64]) 
     return True
 
 
-def _why_not_compared(store: ModelStore, champion: ModelRef | None, holdout: Labelled) -> str:
+def _why_not_compared(
+    opened: Mapping[ModelRef, Any], champion: ModelRef | None, holdout: Labelled
+) -> str:
     """Say why a comparison would not be fair; empty if it is."""
     if champion is None:
         return "no champion yet"
     if len(holdout) < MIN_ROWS:
         return f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
-    with store.opened(champion) as model:
-        until = model.about["recipe"]["until"]
+    until = opened[champion].about["recipe"]["until"]
     if datetime.fromisoformat(until) > datetime.fromisoformat(holdout.selection.since):
         return f"champion {champion} was fitted on rows up to {until}, inside the hold-out"
     return ""

@@ -27,12 +27,21 @@ def upgrade(dsn: str) -> None:
     :raises ConfigurationError: if the server is older than PostgreSQL 14 or not in UTF-8.
     """
     from alembic import command
+    from sqlalchemy.exc import ProgrammingError
 
     with _connect(dsn) as connection:
         _check_server(connection)
         connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
-        connection.execute("create schema if not exists mlops")
-        command.upgrade(_config(dsn), "head")
+        try:
+            connection.execute("create schema if not exists mlops")
+            command.upgrade(_config(dsn), "head")
+        except (psycopg.errors.InsufficientPrivilege, ProgrammingError) as error:
+            cause = getattr(error, "orig", error)
+            msg = (
+                f"this login may not make or change schema mlops: {cause}. Migrate with the owner "
+                "of the database who may create roles (or made mlops_owner), or with a superuser"
+            )
+            raise ConfigurationError(msg) from error
 
 
 def pending(dsn: str) -> tuple[str, str] | None:

@@ -52,13 +52,22 @@ class Observations:
                 (model, monitor, subject, Jsonb(dict(body))),
             )
 
-    def read(self, model: str, monitor: str, *, last: int = 200) -> tuple[Observation, ...]:
-        """Return the newest findings of one monitor, oldest first."""
+    def read(
+        self, model: str, monitor: str, *, of: ModelRef | None = None, last: int | None = None
+    ) -> tuple[Observation, ...]:
+        """
+        Return the findings of one monitor, oldest first.
+
+        :param of: only those about one version of the model.
+        :param last: only that many of the newest; ``None``: all.
+        """
+        subject = "" if of is None else f"{of}:"
         with self._connected() as connection:
             rows = connection.execute(
                 "select monitor, subject, body, recorded_at from mlops.observations "
-                "where model = %s and monitor = %s order by recorded_at desc limit %s",
-                (model, monitor, last),
+                "where model = %s and monitor = %s and starts_with(subject, %s) "
+                "order by recorded_at desc limit %s",
+                (model, monitor, subject, last),
             ).fetchall()
         return tuple(Observation(m, s, b, at.isoformat()) for m, s, b, at in reversed(rows))
 

@@ -8,7 +8,7 @@ challenger fitted on the newest rows before it. The second number is what no dri
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.selection import Labelled, Selection
-from airflow_mlops.core.errors import NotEnoughDataError
+from airflow_mlops.core.data.tables import COMPLETE
+from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
 
-BLOCKS = 8
-COVERAGE = 0.95
-"""Share of a window's rows that must have labels: early labels are a biased sample."""
+if TYPE_CHECKING:
+    import pandas as pd
 
+BLOCKS = 8
 PROBE_ROWS = 2_000
 PROBE_TREES = 30
+PROBE_CATEGORIES = 254
+"""HistGradientBoosting has 255 bins."""
+
 CLASSIFICATION = ("brier", "log_loss")
 
 
@@ -104,13 +108,12 @@ class PerformanceMonitor:
         """
         known = {
             served.index: served
-            for o in self.observations.read(champion.name, "performance")
-            if (served := ServedWindow.from_dict(o.body)).model == str(champion)
-            and served.metric == self.metric
+            for o in self.observations.read(champion.name, "performance", of=champion)
+            if (served := ServedWindow.from_dict(o.body)).metric == self.metric
         }
         fresh: list[ServedWindow] = []
         first, last = self.observations.served_span(champion)
-        for window in self.labels.windows():
+        for window in self.data.closed():
             since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
             if window.index in known or until <= first or since > last:
                 continue
@@ -140,7 +143,7 @@ class PerformanceMonitor:
         keys = rows.rows[rows.key].cast(pa.string()).to_pylist()
         predicted = dict(zip(served["key"].to_pylist(), served["p"].to_pylist(), strict=True))
         both = np.array([key in predicted for key in keys])
-        if both.sum() < max(COVERAGE * served.num_rows, BLOCKS):
+        if both.sum() < max(COMPLETE * served.num_rows, BLOCKS):
             return []
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
         y = rows.y[both]
@@ -171,7 +174,8 @@ class PerformanceMonitor:
         recent = self._selection(start, since).read(self.store)
         recent = recent.slice(max(0, len(recent) - PROBE_ROWS))
         with self.models.opened(champion) as model:
-            learn, ask = model.build(recent.frame), model.build(rows.frame)
+            learn, ask = (_built(model, part.frame, champion) for part in (recent, rows))
+        learn, ask = _learnable(learn, ask, champion)
         if self.metric not in CLASSIFICATION:
             regressor = HistGradientBoostingRegressor(max_iter=PROBE_TREES, random_state=0)
             return np.asarray(regressor.fit(learn, recent.y).predict(ask), dtype=np.float64)
@@ -188,6 +192,55 @@ class PerformanceMonitor:
             since.isoformat(),
             until.isoformat(),
         )
+
+
+def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFrame":
+    """Build the features of a version with the user's function that is archived in it."""
+    name = f"{champion}: build"
+    try:
+        frame = model.build(rows)
+    except Exception as error:  # the user's function may raise anything
+        msg = (
+            f"{name} raised {type(error).__name__} on {len(rows)} rows: {error}; correct it, and "
+            "train and promote a version that has it"
+        )
+        raise UserCodeError(msg) from error
+    if not hasattr(frame, "iloc") or len(frame) != len(rows):
+        msg = f"{name} gave {type(frame).__name__} for {len(rows)} rows; it gives a row for each"
+        raise UserCodeError(msg)
+    return frame  # type: ignore[no-any-return]
+
+
+def _learnable(
+    learn: "pd.DataFrame", ask: "pd.DataFrame", champion: ModelRef
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Turn features into what HistGradientBoosting learns from: numbers and categories."""
+    import pandas as pd
+
+    if list(learn.columns) != list(ask.columns):
+        first, second = (", ".join(map(repr, frame.columns)) for frame in (learn, ask))
+        msg = f"{champion}: build gave {second} for later rows and {first} for those before them"
+        raise UserCodeError(msg)
+    pairs = [_pair(learn.iloc[:, i], ask.iloc[:, i]) for i in range(learn.shape[1])]
+    one, two = (pd.DataFrame({f"{i}": pair[k] for i, pair in enumerate(pairs)}) for k in (0, 1))
+    return one, two
+
+
+def _pair(learn: "pd.Series[Any]", ask: "pd.Series[Any]") -> tuple[Any, Any]:
+    """A column as numbers if it is, else as its most frequent values; others are missing."""
+    import pandas as pd
+    from pandas.api.types import is_numeric_dtype
+
+    both = (learn, ask)
+    if all(is_numeric_dtype(part.dtype) for part in both):
+        one, two = (part.to_numpy(dtype=np.float64, na_value=np.nan) for part in both)
+        return one, two
+    one, two = (part.astype(object).map(str, na_action="ignore") for part in both)
+    kept = one.value_counts().index[:PROBE_CATEGORIES]
+    if kept.empty:  # nothing to learn from
+        return np.full(len(learn), np.nan), np.full(len(ask), np.nan)
+    one, two = (pd.Categorical(part, categories=kept) for part in (one, two))
+    return one, two
 
 
 def _blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:

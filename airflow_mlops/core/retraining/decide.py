@@ -69,6 +69,14 @@ def _broken(case: _Case) -> Decision | None:
     return Decision("ask", "contract", f"the contract is broken, a retrain would hide it: {what}")
 
 
+def _waiting(case: _Case) -> Decision | None:
+    e = case.evidence
+    if e.waiting is None or e.request is not None:
+        return None
+    reason = f"{e.model}@{e.waiting} waits for its approval; a newer candidate would void it"
+    return Decision("wait", "candidate", reason)
+
+
 def _first(case: _Case) -> Decision | None:
     e = case.evidence
     if e.champion is not None:
@@ -81,9 +89,11 @@ def _first(case: _Case) -> Decision | None:
 
 def _by_request(case: _Case) -> Decision | None:
     request = case.evidence.request
-    if request is None or case.policy.trigger(OnRequest) is None:
+    if request is None:
         return None
     reason = f"asked by {request.by}: {request.note}"
+    if case.policy.trigger(OnRequest) is None:
+        return Decision("keep", "request", f"{reason}; the policy takes no requests (OnRequest)")
     return Decision("retrain", "request", reason, "better", request.params)
 
 
@@ -104,7 +114,7 @@ def _by_probe(case: _Case) -> Decision | None:
         return None
     reason = (
         f"a small model of the newest rows beats the champion by {weighed.probe:.1%} of its "
-        f"hold-out loss (more than {probe.margin:.0%}, p={weighed.p_value:.3f})"
+        f"backtest loss (more than {probe.margin:.0%}, p={weighed.p_value:.3f})"
     )
     return Decision("retrain", "probe", reason, "better")
 
@@ -139,7 +149,7 @@ def _by_drift(case: _Case) -> Decision | None:
     return Decision("retrain", "drift", reason)
 
 
-_SETTLED = (_broken, _first, _by_request, _without_labels)
+_SETTLED = (_broken, _waiting, _first, _by_request, _without_labels)
 """Rules that settle the question whatever the numbers say, in this order."""
 
 _TRIGGERS = (_by_probe, _by_regret, _by_growth, _by_drift)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from airflow_mlops.core.ledger import DECISIONS, State
+from airflow_mlops.core.ledger import State
 from airflow_mlops.core.monitoring.performance import ServedWindow
 
 Op = Literal["keep", "wait", "ask", "retrain"]
@@ -56,6 +56,7 @@ class Evidence:
     :param labelled_at_last_attempt: labelled rows at the last attempt; 0 if there was none.
     :param attempts: times of past attempts by the clock of the data, oldest first, ISO 8601.
     :param broken: breaks of the champion's contract, in words.
+    :param waiting: version that was proposed and that nobody has answered yet.
     """
 
     model: str
@@ -71,6 +72,7 @@ class Evidence:
     attempts: tuple[str, ...]
     request: Request | None = None
     broken: tuple[str, ...] = ()
+    waiting: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -144,16 +146,24 @@ def gather(
         tuple(str(e.evidence["now"]) for e in tried),
         open_request(state),
         tuple(broken),
+        state.challenger,
     )
 
 
 def open_request(state: State) -> Request | None:
-    """Return the newest request of a person that no decision has answered yet."""
-    asked = state.last("request")
+    """
+    Return the oldest request of a person that no decision has answered yet.
+
+    A decision that says nothing about it, such as "the contract is broken", is no answer.
+    """
+    answered = {
+        e.evidence.get("request")
+        for e in state.entries
+        if e.op == "retrain" or (e.op == "keep" and e.evidence.get("trigger") == "request")
+    }
+    waiting = (e for e in state.entries if e.op == "request" and e.seq not in answered)
+    asked = next(waiting, None)
     if asked is None:
-        return None
-    answered = {e.evidence.get("request") for e in state.entries if e.op in DECISIONS}
-    if asked.seq in answered:
         return None
     return Request(asked.seq, asked.by, asked.reason, asked.evidence.get("params", {}))
 

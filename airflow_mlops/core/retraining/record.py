@@ -16,7 +16,8 @@ def record(
     """
     asked = evidence.request.seq if evidence.request else 0
     version = evidence.champion.version if evidence.champion else 0
-    key = f"decide:{evidence.data}:{evidence.labels}:{version}:{asked}"
+    waiting = evidence.waiting or 0
+    key = f"decide:{evidence.data}:{evidence.labels}:{version}:{asked}:{waiting}"
     body = {
         "trigger": decision.trigger,
         "burden": decision.burden,

@@ -175,6 +175,11 @@ class _UserFunctions:
         return self._fitted(features, rows.y), float(loss(rows.y[cut:], late).mean())
 
     def _features(self, rows: Labelled) -> "pd.DataFrame":
+        frame = self._built(rows)
+        self._check_rows_alone(rows, frame)
+        return frame
+
+    def _built(self, rows: Labelled) -> "pd.DataFrame":
         name = self.training.features.name
         frame = _call(name, self.build, rows.frame)
         if not hasattr(frame, "iloc"):
@@ -186,6 +191,22 @@ class _UserFunctions:
             msg = f"{name} returned {found} for {len(rows)} rows; it has to return one row for each"
             raise UserCodeError(msg)
         return frame  # type: ignore[no-any-return]
+
+    def _check_rows_alone(self, rows: Labelled, frame: "pd.DataFrame") -> None:
+        """Build some of the rows again: a row has to get the same features in every batch."""
+        stop = len(rows) - 1  # without the last one, so that a look ahead shows, too
+        start = stop - min(len(rows), PROBE_ROWS) // 2
+        if start >= stop:
+            return
+        alone = self._built(rows.slice(start, stop))
+        differing = _differing(frame.iloc[start:stop], alone)
+        if differing:
+            msg = (
+                f"{self.training.features.name} depends on neighbouring rows (or on chance): {stop - start} rows built "
+                f"alone and among {len(rows)} differ in {', '.join(map(repr, differing))}; compute "
+                "such features in SQL, before the snapshot"
+            )
+            raise UserCodeError(msg)
 
     def _fitted(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> Any:
         name, recipe = self.training.train.name, self.training.recipe
@@ -208,6 +229,31 @@ class _UserFunctions:
                 f"{moved:.3g}; pass the seed to every source of randomness"
             )
             raise UserCodeError(msg)
+
+
+def _differing(among: "pd.DataFrame", alone: "pd.DataFrame") -> list[Any]:
+    """Return the columns in which two frames of the same rows differ."""
+    one, two = list(among.columns), list(alone.columns)
+    if one != two:
+        return [n for n in dict.fromkeys([*one, *two]) if (n in one) != (n in two)] or two
+    return [n for i, n in enumerate(one) if not _equal(among.iloc[:, i], alone.iloc[:, i])]
+
+
+def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
+    """
+    Compare values, whatever their type.
+
+    Floats are let differ in the last digits: a matrix product rounds by where in the batch a row is.
+    """
+    from pandas.api.types import is_float_dtype
+
+    if not (is_float_dtype(one.dtype) and is_float_dtype(two.dtype)):
+        one, two = (s.astype(object).reset_index(drop=True) for s in (one, two))
+        return bool(one.equals(two))
+    x, y = (s.to_numpy(dtype=np.float64, na_value=np.nan) for s in (one, two))
+    size = float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
+    digits = max(np.finfo(getattr(s.dtype, "numpy_dtype", s.dtype)).eps for s in (one, two))
+    return np.allclose(x, y, rtol=0.0, atol=100 * float(digits) * size, equal_nan=True)
 
 
 def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:

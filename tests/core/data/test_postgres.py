@@ -7,7 +7,12 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.data.sources import PostgresSource
-from airflow_mlops.core.errors import ConfigurationError, ContractBrokenError, RejectedError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    ContractBrokenError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_mlops.core.refs import DatasetRef
 
 pytestmark = pytest.mark.services
@@ -200,3 +205,60 @@ def test_an_arrow_table_and_postgres_give_the_same_digest(table, dataset_store, 
     one = append(dataset_store, "one", source)
     rows = read(source).take(pa.array([1, 0]))
     assert append(dataset_store, "two", ArrowSource(rows, "id", "at")).digest == one.digest
+
+
+@pytest.fixture
+def long(warehouse, model):
+    """A table whose read takes many batches; returns its dsn and name."""
+    dsn = warehouse(
+        f"create table {model} (id bigint, at timestamptz, x int, w text)",
+        f"insert into {model} select i, timestamptz '2024-01-01' + i * interval '1 minute', i, "
+        "repeat('a', 200) from generate_series(1, 100000) i",
+    )
+    yield dsn, model
+    warehouse(f"drop table {model} cascade")
+
+
+def test_a_connection_that_is_killed_while_reading_is_unavailable(services, long):
+    dsn, name = long
+    source = PostgresSource(f"{dsn} application_name={name}", name, "id", "at")
+    with source.read() as reader:
+        reader.read_next_batch()
+        with psycopg.connect(services.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s",
+                (name,),
+            )
+        with pytest.raises(UnavailableError, match=f"reading {name} broke off: .*the next try"):
+            reader.read_all()
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("1 / (x - {last})", "division by zero"),
+        ("(w || 'b')::int", "invalid input syntax"),
+        ("(x * 1000000)::int", "out of range"),
+    ],
+    ids=["division", "cast", "range"],
+)
+@pytest.mark.parametrize("last", [1, 99_000])
+def test_a_view_that_fails_on_a_row_is_refused_with_its_name(
+    warehouse, long, dataset_store, append, column, says, last
+):
+    dsn, name = long
+    view = f"{name}_v"
+    warehouse(
+        f"create view {view} as select id, at, case when x >= {last} then "
+        f"{column.format(last=last)} else 0 end as r from {name}"
+    )
+    with pytest.raises(RejectedError, match=f"reading {view} broke off: .*{says}.*correct"):
+        append(dataset_store, "d", PostgresSource(dsn, view, "id", "at"))
+
+
+def test_an_error_of_the_reader_is_not_laid_on_the_table(table):
+    with (
+        pytest.raises(OSError, match="disk is full"),
+        PostgresSource(*table, "id", "at").read(),
+    ):
+        raise OSError("disk is full")

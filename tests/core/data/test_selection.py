@@ -13,7 +13,12 @@ from airflow_mlops.core.data.selection import (
     train_and_holdout,
 )
 from airflow_mlops.core.data.sources import ArrowSource
-from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError, NotEnoughDataError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    NotEnoughDataError,
+    RejectedError,
+)
 from airflow_mlops.core.refs import DatasetRef
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -115,13 +120,76 @@ def test_one_class_only_is_refused_with_the_class(dataset_store, append, weeks, 
         found.check_classes()
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (pa.array([-1.0, 1.0] * 672), r"-1\.0, 1\.0"),
+        (pa.array([0, 2] * 672, pa.int8()), "0, 2"),
+        (pa.array([0, 1, 2, 1] * 336, pa.int8()), "0, 1, 2"),
+        (pa.array([0.0, 1.0, float("nan"), 1.0] * 336), r"0\.0, 1\.0, nan"),
+        (pa.array(["no", "yes"] * 672), "'no', 'yes'"),
+        (pa.array(range(1344)), r"0, 1, 2, 3, 4 and 1,339 more"),
+    ],
+    ids=["signs", "0 and 2", "three", "nan", "text", "a quantity"],
+)
+def test_labels_of_two_classes_are_zeros_and_ones(dataset_store, append, weeks, values, says):
+    labels = weeks.labels.set_column(2, "up", values)
+    data = append(dataset_store, "d", weeks.source())
+    given = append(dataset_store, "d.labels", ArrowSource(labels, "id", "at"))
+    found = selection((data.ref, given.ref)).read(dataset_store)
+    with pytest.raises(
+        ConfigurationError, match=f"label 'up' of d.labels@1 .*: {says}; .*case when"
+    ):
+        found.check_classes()
+
+
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int64(), pa.float64()], ids=str)
+def test_zeros_and_ones_of_any_type_pass(dataset_store, append, weeks, kind):
+    labels = weeks.labels.set_column(2, "up", pa.array([0, 1] * 672).cast(kind))
+    data = append(dataset_store, "d", weeks.source())
+    given = append(dataset_store, "d.labels", ArrowSource(labels, "id", "at"))
+    found = selection((data.ref, given.ref)).read(dataset_store)
+    found.check_classes()
+    assert found.y.tolist() == [0, 1] * 672
+
+
+@pytest.mark.parametrize("side", ["d", "d.labels"])
+def test_a_key_that_repeats_in_another_window_is_refused(dataset_store, append, weeks, side):
+    tables = {"d": weeks.rows, "d.labels": weeks.labels}
+    ids = pa.chunked_array([[*range(7 * 168), *range(7, 11), *range(7 * 168 + 4, 8 * 168)]])
+    refs = []
+    for name, table in tables.items():
+        append(dataset_store, name, ArrowSource(table.slice(0, 7 * 168), "id", "at"), "one")
+        if name == side:
+            table = table.set_column(0, "id", ids)
+        refs.append(append(dataset_store, name, ArrowSource(table, "id", "at"), "two").ref)
+    with pytest.raises(
+        RejectedError,
+        match=f"4 values of key 'id' repeat in {side}@2, such as 7, 8, 9: .* one row per key",
+    ):
+        selection(refs).read(dataset_store)
+    assert len(selection(refs, 1, 8).read(dataset_store)) > 0  # each is there once
+
+
+def test_a_label_that_was_null_first_is_no_second_label(dataset_store, append, weeks):
+    up, ids = weeks.labels["up"].to_pylist(), weeks.labels["id"].to_pylist()
+    first = weeks.labels.set_column(2, "up", pa.array([None, *up[1:]], pa.int8()))
+    ids[-1] = 0  # the label of row 0, a few windows later
+    data = append(dataset_store, "d", weeks.source())
+    append(dataset_store, "d.labels", ArrowSource(first.slice(0, 7 * 168), "id", "at"), "one")
+    second = first.set_column(0, "id", pa.array(ids))
+    given = append(dataset_store, "d.labels", ArrowSource(second, "id", "at"), "two")
+    found = selection((data.ref, given.ref)).read(dataset_store)
+    assert found.rows["id"].to_pylist() == list(range(8 * 168 - 1))
+
+
 def test_two_classes_pass(dataset_store, refs):
     selection(refs).read(dataset_store).check_classes()
 
 
 def test_the_newest_labelled_window_is_held_out(dataset_store, refs):
     data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
-    assert labelled_until(labels) == MONDAY + 6 * WEEK
+    assert labelled_until(data, labels) == MONDAY + 6 * WEEK
     learn, hold = train_and_holdout(data, labels, label="up", span=3 * WEEK)
     assert (hold.since, hold.until) == (
         (MONDAY + 5 * WEEK).isoformat(),

@@ -354,3 +354,48 @@ def test_two_promotions_at_once_leave_one_champion_and_one_refusal(
     won = next(ref for ref, a in zip(refs, answers, strict=True) if not isinstance(a, Exception))
     assert registry.champion(model) == won
     assert sum(isinstance(a, ConcurrentPromotionError) for a in answers) == 1
+
+
+def test_a_candidate_judged_against_nobody_is_refused_once_there_is_a_champion(
+    registry, make_version, ask, model
+):
+    first, second, third = (make_version() for _ in range(3))
+    registry.propose(first, ask("p1"), epoch=0, order=1)
+    waiting = registry.propose(second, ask("p2"), epoch=0, order=2)
+    assert waiting.epoch == 0
+    registry.promote(second, ask("answer:2"), epoch=0, order=2)
+    for number, claim in enumerate((registry.propose, registry.promote)):
+        with pytest.raises(ConcurrentPromotionError, match="champion of entry 0, but entry 3"):
+            claim(third, ask(f"late:{number}"), epoch=0, order=3)
+    assert [e.op for e in assert_agree(registry, model).entries][-2:] == ["refuse", "refuse"]
+    assert registry.champion(model) == second
+
+
+def test_an_older_candidate_neither_replaces_a_newer_one_nor_is_promoted_beside_it(
+    registry, make_version, ask, model
+):
+    old, new = make_version(), make_version()
+    registry.propose(old, ask("p1"), epoch=0, order=1)
+    registry.propose(new, ask("p2"), epoch=0, order=5)
+    with pytest.raises(StaleCandidateError, match="decision 5 was proposed after it"):
+        registry.propose(old, ask("again"), epoch=0, order=1)
+    with pytest.raises(StaleCandidateError, match="decision 5 was proposed after it"):
+        registry.promote(old, ask("answer:1"), epoch=0, order=1)
+    assert assert_agree(registry, model).challenger == new.version
+
+
+def test_when_only_the_aliases_are_behind_the_caller_is_told_not_to_ask_again(
+    promoted, ledger, ask, model, monkeypatch
+):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    dead = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
+
+    class Behind(ModelRegistry):
+        def _verified(self, ref):
+            return None
+
+    with pytest.raises(UnavailableError, match=r"entry 3 \(rollback\) .* is on record and holds"):
+        Behind(ModelStore(dead), ledger).rollback(model, ask("back"))
+    assert ledger.state(model).champion == promoted[0].version

@@ -1,16 +1,24 @@
 """Scoring: one prediction per row, exactly once; rows that break the contract are set aside."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.deployment.scoring import score
-from airflow_mlops.core.errors import ContractBrokenError, UserCodeError
+from airflow_mlops.core.errors import (
+    ContractBrokenError,
+    ModelChangedError,
+    NotEnoughDataError,
+    RejectedError,
+    UserCodeError,
+)
 from airflow_mlops.core.evaluation.metrics import loss_function
-from airflow_mlops.core.evaluation.offline import evaluate, predictions
+from airflow_mlops.core.evaluation.offline import evaluate, predictions, usable_rows
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
 
@@ -136,3 +144,110 @@ def test_a_champion_that_was_fitted_on_the_holdout_is_not_compared(
     found = evaluate(model_store, other, trained, training.rows, loss="brier", epoch=0, seed=0)
     assert found.comparisons == ()
     assert "inside the hold-out" in found.note
+
+
+def test_a_key_that_repeats_among_the_rows_is_refused_and_nothing_is_written(
+    model_store, observations, trained, dataset_store, append, labelled_weeks, model
+):
+    rows = labelled_weeks(9).rows
+    rows = rows.set_column(0, "id", pa.array([*range(8 * 168), *range(168)]))
+    append(dataset_store, model, ArrowSource(rows.slice(0, 8 * 168), "id", "at"), "one")
+    commit = append(dataset_store, model, ArrowSource(rows, "id", "at"), "two")
+    table = dataset_store.open(DatasetRef.parse(commit.ref))
+    asked = {"dataset": commit.ref, "time": "at", "key": "id", "run": "r"}
+    with pytest.raises(RejectedError, match=f"168 values of key 'id' repeat in {commit.ref}"):
+        score(model_store, observations, trained, table.between(), **asked)
+    assert observations.served(model) == ()
+
+
+@pytest.fixture
+def holdout(make_training):
+    """``holdout(y=...)``: the first 168 labelled rows, some columns replaced; no champion of it."""
+    labelled = make_training().rows.slice(0, 168)
+
+    def make(**replaced) -> Labelled:
+        rows = labelled.rows
+        for name, values in replaced.items():
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+        late = replace(labelled.selection, since="2024-02-19T00:00:00+00:00")
+        return replace(labelled, selection=late, rows=rows)
+
+    return make
+
+
+def test_rows_that_break_a_contract_are_left_out_for_both(
+    model_store, make_training, trained, holdout
+):
+    late = make_training(seed=2)
+    other = ModelRef.parse(train_model(model_store, late, loss=BRIER, tags={}).model)
+    y = holdout().rows["y"].to_pylist()
+    y[5], y[7], y[9] = None, float("nan"), float("inf")
+    given = holdout(y=y)
+    found = evaluate(model_store, other, trained, given, loss="brier", epoch=0, seed=0)
+    (compared,) = found.comparisons
+    assert (compared.rows, found.metrics[0].rows) == (165, 165)
+    assert found.note.startswith("3 of 168 rows left out")
+    assert "column 'y' null" in found.note
+    kept = [i for i in range(168) if i not in (5, 7, 9)]
+    with model_store.opened(other) as model:
+        p = model.predict(given.frame.iloc[kept])
+        assert usable_rows(model, given.rows, "id").to_pylist() == [i in kept for i in range(168)]
+    assert found.metrics[0].value == pytest.approx(np.mean((p - given.y[kept]) ** 2))
+
+
+def test_a_null_that_only_the_champion_never_saw_is_left_out_for_both(
+    model_store, make_training, trained, holdout
+):
+    training = make_training(seed=3)
+    contract = training.about["contract"]
+    columns = [{**c, "nullable": c["name"] == "x" or c["nullable"]} for c in contract["columns"]]
+    lenient = replace(training, about={"contract": {"columns": columns}})
+    other = ModelRef.parse(train_model(model_store, lenient, loss=BRIER, tags={}).model)
+    x = holdout().rows["x"].to_pylist()
+    x[3] = None
+    found = evaluate(model_store, other, trained, holdout(x=x), loss="brier", epoch=0, seed=0)
+    assert found.comparisons[0].rows == 167
+    assert found.note.startswith(f"1 of 168 rows left out, for {trained} was trained on none such")
+
+
+def test_a_reason_not_to_compare_stands_beside_the_rows_left_out(model_store, trained, holdout):
+    y = holdout().rows["y"].to_pylist()
+    y[5] = None
+    found = evaluate(model_store, trained, None, holdout(y=y), loss="brier", epoch=0, seed=0)
+    assert found.note.startswith("1 of 168 rows left out")
+    assert found.note.endswith("; no champion yet")
+    assert found.metrics[0].rows == 167
+
+
+def test_too_few_usable_rows_are_not_compared(model_store, trained, holdout):
+    y = [*holdout().rows["y"].to_pylist()[:20], *[None] * 148]
+    found = evaluate(model_store, trained, trained, holdout(y=y), loss="brier", epoch=0, seed=0)
+    assert found.comparisons == ()
+    assert "; 20 labelled rows in the hold-out; a comparison needs" in found.note
+
+
+def test_no_usable_row_is_not_enough_data(model_store, trained, holdout):
+    given = holdout(y=pa.nulls(168, pa.float64()))
+    with pytest.raises(NotEnoughDataError, match=r"all 168 rows .* left out.*'y' null"):
+        evaluate(model_store, trained, trained, given, loss="brier", epoch=0, seed=0)
+
+
+def test_rows_without_a_column_of_the_model_are_named(model_store, trained, holdout):
+    rows = holdout().rows.drop_columns(["y"])
+    with (
+        model_store.opened(trained) as model,
+        pytest.raises(ContractBrokenError, match="'y' missing"),
+    ):
+        usable_rows(model, rows, "id")
+
+
+def test_a_champion_that_cannot_be_opened_is_an_error_of_its_own(
+    model_store, make_training, trained, holdout
+):
+    other = ModelRef.parse(
+        train_model(model_store, make_training(seed=2), loss=BRIER, tags={}).model
+    )
+    run = model_store.get(trained).run_id
+    model_store.client.log_text(run, "changed", "model/data/mlops/estimator.skops")
+    with pytest.raises(ModelChangedError, match=str(trained)):
+        evaluate(model_store, other, trained, holdout(), loss="brier", epoch=0, seed=0)

@@ -1,6 +1,7 @@
 """The gate: every condition is judged, and what cannot be decided never passes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -126,9 +127,24 @@ def test_a_candidate_without_a_standard_is_never_promoted():
         judge([], found())
 
 
-def test_a_gate_on_a_metric_nobody_measured_says_what_was():
-    with pytest.raises(ConfigurationError, match="'f1'; measured: roc_auc, brier"):
+def test_a_gate_on_an_unknown_metric_says_which_are_known():
+    with pytest.raises(ConfigurationError, match=r"'f1'; known: absolute_error, .*roc_auc"):
         judge([AtLeast("f1", 0.5)], found())
+
+
+def test_a_metric_that_the_holdout_leaves_undefined_is_uncertain():
+    verdict = judge([AtLeast("recall", 0.5)], found())
+    assert (verdict.status, verdict.reason) == (
+        "uncertain",
+        "recall is not defined on the rows of the hold-out",
+    )
+
+
+def test_too_few_rows_are_uncertain_never_passed():
+    few = replace(found(), metrics=(Estimate("roc_auc", 0.99, 0.9, 1.0, 40),))
+    verdict = judge([AtLeast("roc_auc", 0.5)], few)
+    assert verdict.status == "uncertain"
+    assert "on 40 rows; 100 can decide" in verdict.reason
 
 
 def test_evaluation_and_verdict_round_trip_through_json():

@@ -39,6 +39,15 @@ def test_findings_come_back_oldest_first(observations, model):
 
 
 @services
+def test_findings_about_one_version_are_all_there_and_only_they(observations, model):
+    for i in range(203):
+        observations.record(model, "drift", f"{model}@1:{i}", {"window": i})
+    observations.record(model, "drift", f"{model}@11:0", {"window": 0})
+    found = observations.read(model, "drift", of=ModelRef(model, 1))
+    assert [o.body["window"] for o in found] == list(range(203))
+
+
+@services
 def test_a_finding_about_the_same_subject_is_written_over(observations, model):
     observations.record(model, "drift", "d@1", {"n": 1})
     observations.record(model, "drift", "d@1", {"n": 2})

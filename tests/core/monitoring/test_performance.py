@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.monitoring.performance import PerformanceMonitor, ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
@@ -118,3 +119,90 @@ def test_the_challenger_never_sees_the_window_it_is_measured_on(served, monitor)
 def test_the_dataset_refs_are_those_of_the_monitor(served, monitor, model):
     served()
     assert monitor().data.ref == DatasetRef(model, 1)
+
+
+@pytest.fixture
+def served_with(make_training, model_store, observations, labelled_weeks, model):
+    """``served_with(build)``: a model of these features, that predicted .3 for week 7."""
+    encoded = """
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    def fit(X, y, *, seed):
+        one = OneHotEncoder(handle_unknown="ignore", max_categories=9)
+        return make_pipeline(
+            make_column_transformer((one, ["t"])), LogisticRegression(random_state=seed)
+        ).fit(X, y)
+    """
+
+    def make(build: str) -> ModelRef:
+        training = make_training(build, encoded)
+        done = train_model(model_store, training, loss=("brier", BRIER), tags={})
+        ref = ModelRef.parse(done.model)
+        rows = labelled_weeks().rows.slice(7 * 168, 168)
+        out = {
+            "key": rows["id"].cast(pa.string()),
+            "observed_at": rows["at"],
+            "prediction": pa.array([0.3] * 168),
+        }
+        observations.write_predictions(ref, pa.table(out), dataset=f"{model}@1", run="r")
+        return ref
+
+    return make
+
+
+SIDE = "(rows.y > 0).map({True: 'up', False: 'down'})"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        f"t={SIDE}",
+        f"t={SIDE}.astype('category')",
+        f"t={SIDE}.astype('string')",
+        f"t={SIDE}.where(rows.id % 5 > 0, None)",
+        "t=rows.y > 0",
+        "t=(rows.y > 0).astype('boolean').where(rows.id % 5 > 0)",
+        "t=(rows.y > 0).astype('Int64').where(rows.id % 5 > 0)",
+        f"t={SIDE}, many=rows.id.astype(str), time=rows['at'], none=None",
+        f"t={SIDE}, mixed=rows.kind.where(rows.id % 2 > 0, rows.id)",
+        f"t={SIDE}, late=rows.kind.where(rows.id < 7 * 168, 'new')",
+    ],
+    ids=[
+        "text",
+        "category",
+        "string",
+        "null",
+        "bool",
+        "boolean",
+        "integer",
+        "many",
+        "mixed",
+        "new",
+    ],
+)
+def test_the_challenger_learns_from_columns_of_every_kind(served_with, monitor, columns):
+    ref = served_with(f"def build(rows):\n    return rows[['kind']].assign({columns})")
+    (found,) = monitor().measure(ref)
+    assert found.probe_loss < 0.8 * found.loss
+
+
+@pytest.mark.parametrize(
+    ("late", "says"),
+    [
+        ("1 / 0", "build raised ZeroDivisionError on 168 rows: division by zero"),
+        ("frame.rename(columns={'kind': 'sort'})", "build gave .*'sort', 't'.* and .*'kind', 't'"),
+        ("None", "build gave NoneType"),
+    ],
+    ids=["raises", "other columns", "nothing"],
+)
+def test_a_build_that_fails_on_later_rows_is_named(served_with, monitor, late, says):
+    ref = served_with(
+        "def build(rows):\n"
+        f"    frame = rows[['kind']].assign(t={SIDE})\n"
+        f"    return {late} if rows.id.max() >= 7 * 168 else frame"
+    )
+    with pytest.raises(UserCodeError, match=rf"{ref}: .*{says}"):
+        monitor().measure(ref)

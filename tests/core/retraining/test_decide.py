@@ -103,7 +103,18 @@ def test_a_request_of_a_person_skips_cooldown_and_budget():
 
 def test_a_policy_without_requests_does_not_hear_them():
     policy = Retrain((Probe(),))
-    assert answer(policy, request=Request(7, "ann", "x")) == ("keep", "none")
+    assert answer(policy, request=Request(7, "ann", "x")) == ("keep", "request")
+
+
+@pytest.mark.parametrize("champion", [None, Champion(1, 0.2, 1000)])
+def test_a_candidate_that_waits_for_its_approval_is_not_overtaken(champion):
+    found = decide(evidence(waiting=4, champion=champion, windows=(window(0.1),)), POLICY)
+    assert (found.op, found.trigger) == ("wait", "candidate")
+    assert "m@4 waits for its approval" in found.reason
+
+
+def test_a_person_may_overtake_a_candidate_that_waits():
+    assert answer(waiting=4, request=Request(7, "ann", "x")) == ("retrain", "request")
 
 
 def test_no_new_labels_keep_the_champion():

@@ -155,3 +155,48 @@ def test_a_model_folder_loads_without_this_package(model_store, make_training, t
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) > 0.9
+
+
+ACROSS = {
+    "mean": ("m=rows.x - rows.x.mean()", "'m'"),
+    "shift": ("m=rows.x.shift().fillna(0.0)", "'m'"),
+    "look ahead": ("m=rows.x.shift(-1).fillna(0.0)", "'m'"),
+    "rank": ("m=rows.x.rank()", "'m'"),
+    "position": ("m=rows.index", "'m'"),
+    "chance": ("m=__import__('numpy').random.rand(len(rows))", "'m'"),
+    "text": ("m=rows.kind.shift().fillna('')", "'m'"),
+    "two of three": ("m=rows.x.cumsum(), n=rows.y.diff().fillna(0.0), z=rows.y", "'m', 'n'"),
+    "columns": ("**{f'first {rows.id.iloc[0]}': rows.y}", "'first 0'.*"),
+}
+
+
+@pytest.mark.parametrize("name", ACROSS)
+def test_features_that_look_across_rows_are_refused(model_store, make_training, model, name):
+    code, columns = ACROSS[name]
+    training = make_training(f"def build(rows):\n    return rows[['x', 'y']].assign({code})")
+    with pytest.raises(
+        UserCodeError,
+        match=rf"user_\w+:build depends on neighbouring rows.* differ in {columns} .*in SQL",
+    ):
+        train_model(model_store, training, loss=BRIER, tags={})
+    assert model_store.of_recipe(model, training.recipe.id) == ()
+
+
+WITHIN = {
+    "nulls": "m=rows.x.where(rows.x > 0)",
+    "text": "m=rows.kind.map({'a': 1, 'b': 2, 'c': 3}).astype('category')",
+    "time": "m=rows['at'].dt.hour, n=(rows.y > 0)",
+    "products": "m=rows[['x', 'y', 'x']] @ [0.1, 0.7, 1.3]",
+    "single": "m=(rows[['x', 'y', 'x']].astype('float32') @ [0.1, 0.7, 1.3]).astype('float32')",
+    "own index": "m=rows.x).set_index(rows['id']).assign(",
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_features_of_one_row_are_trained_on(model_store, make_training, name):
+    training = make_training(
+        f"def build(rows):\n    return rows[['x', 'y']].assign({WITHIN[name]})",
+        "from sklearn.tree import DecisionTreeClassifier as D\n\n"
+        "def fit(X, y, *, seed):\n    return D(max_depth=2, random_state=seed).fit(X, y)",
+    )
+    assert train_model(model_store, training, loss=BRIER, tags={}).created

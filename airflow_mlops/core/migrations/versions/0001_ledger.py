@@ -90,6 +90,12 @@ create table mlops.quarantine (
 """
 
 RIGHTS = """
+do $$ begin  -- a login that is no superuser has to be a member of the role it hands over to
+  if not (select rolsuper from pg_roles where rolname = current_user) then
+    execute format('grant mlops_owner to %I', current_user);
+    execute format('grant create on database %I to mlops_owner', current_database());
+  end if;
+end $$;
 alter schema mlops owner to mlops_owner;
 alter table mlops.decisions owner to mlops_owner;
 alter function mlops.append_only() owner to mlops_owner;
