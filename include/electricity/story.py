@@ -216,12 +216,19 @@ class Story:
             meanwhile()
             self.stack.check()
             for dag in (TRAIN, ROLLOUT):
-                newest = next(iter(self.admin.runs(dag)), None)
-                if newest and newest["state"] == "failed" and self.state().head == state.head:
-                    self.fail(dag, newest["dag_run_id"])
+                run_id = self.failed_since(after, dag)
+                if run_id and self.state().head == state.head:  # it left nothing on record
+                    self.fail(dag, run_id)
             time.sleep(0.4)
         msg = f"no {' or '.join(ops)} after entry {after.seq} ({after.op}); ask: airflow mlops why"
         raise UnavailableError(msg)
+
+    def failed_since(self, after: Entry, dag_id: str) -> str | None:
+        """Return the newest run of a Dag, if it failed and is younger than an entry."""
+        began = after.at.replace("+00:00", "Z")  # as Airflow writes it
+        runs = self.admin.runs(dag_id)[:1]
+        failed = [r for r in runs if r["state"] == "failed" and r["queued_at"] > began]
+        return str(failed[0]["dag_run_id"]) if failed else None
 
     def answer(self, proposal: Entry) -> None:
         """Read the numbers, and answer the form if it is open, through Airflow's own API."""
