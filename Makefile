@@ -51,7 +51,7 @@ clean:     ## stop everything, and remove what was made here
 
 .PHONY: programs
 programs:
-	@command -v docker-compose >/dev/null || \
+	@command -v docker-compose >/dev/null || ! command -v apt-get >/dev/null || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq docker-compose >/dev/null; }
 
 $(BIN)/uv:

@@ -89,7 +89,7 @@ class SmokeTestModelOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Verify the files, predict the newest window, and describe what is proposed."""
         from airflow_mlops.core.errors import ConfigurationError
-        from airflow_mlops.core.evaluation.offline import predictions
+        from airflow_mlops.core.evaluation.offline import predictions, usable_rows
 
         state = self.ledger().state(self.model)
         number = newest_event(context, "proposal")
@@ -109,6 +109,7 @@ class SmokeTestModelOperator(MlopsOperator):
         table = store.open(newest)
         rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
         with hook.models().opened(ref) as model:
+            rows = rows.filter(usable_rows(model, rows, table.key))
             found = predictions(model, rows.to_pandas(), ref)
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
@@ -257,7 +258,8 @@ def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: 
         "",
         f"Why it was trained: {evidence['why']}",
         "",
-        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen.",
+        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen. "
+        f"{found['note']}",
         "",
         "| condition | result | numbers |",
         "| --- | --- | --- |",

@@ -269,8 +269,7 @@ class _Append:
         for entry in _history(table):
             if entry.get(APP_KEY) == self.request.app_key:
                 return self.store.sidecar(table, entry).commit
-        name, app_key = self.request.name, self.request.app_key
-        msg = f"{name} knows append {app_key!r}, but its commit left the history"
+        msg = f"{self.request.name} knows append {self.request.app_key!r}, its commit is gone"
         raise RejectedError(msg)
 
     def _check(self, table: DeltaTable, before: Sidecar | None, offered: pa.Schema) -> None:

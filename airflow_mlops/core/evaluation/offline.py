@@ -19,6 +19,7 @@ from airflow_mlops.core.evaluation.gate import Evaluation
 from airflow_mlops.core.evaluation.metrics import (
     CLASSIFICATION,
     SCORES,
+    Estimate,
     estimate,
     loss_function,
     measure,
@@ -65,11 +66,6 @@ def evaluate(
         if champion is not None and not why_not:
             other = predictions(opened[champion], frame, champion)
             comparisons = (compare(loss, function(y, other), function(y, predicted)),)
-    names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
-    if len(np.unique(y)) < 2:
-        names = [loss]
-    names = [name for name in names if name == loss or _defined(name, y, predicted)]
-    metrics = tuple(estimate(name, y, predicted, seed=seed) for name in names)
     span = holdout.selection
     return Evaluation(
         str(candidate),
@@ -77,7 +73,7 @@ def evaluate(
         epoch,
         span.since,
         span.until,
-        metrics,
+        _metrics(loss, y, predicted, seed=seed),
         comparisons,
         load_ms,
         "; ".join(filter(None, [*notes, why_not])),
@@ -154,6 +150,17 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
         )
         raise UserCodeError(msg)
     return found
+
+
+def _metrics(
+    loss: str, y: NDArray[np.float64], predicted: NDArray[np.float64], *, seed: int
+) -> tuple[Estimate, ...]:
+    """Estimate the loss and, of a classifier, the scores that mean anything on these rows."""
+    names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
+    if len(np.unique(y)) < 2:
+        names = [loss]
+    names = [name for name in names if name == loss or _defined(name, y, predicted)]
+    return tuple(estimate(name, y, predicted, seed=seed) for name in names)
 
 
 def _defined(name: str, y: NDArray[np.float64], predicted: NDArray[np.float64]) -> bool:

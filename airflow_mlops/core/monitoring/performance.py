@@ -222,6 +222,8 @@ def _learnable(
         msg = f"{champion}: build gave {second} for later rows and {first} for those before them"
         raise UserCodeError(msg)
     pairs = [_pair(learn.iloc[:, i], ask.iloc[:, i]) for i in range(learn.shape[1])]
+    pairs = [p for p in pairs if not pd.isna(p[0]).all()]  # scikit-learn cannot bin such a column
+    pairs = pairs or [(np.zeros(len(learn)), np.zeros(len(ask)))]
     one, two = (pd.DataFrame({f"{i}": pair[k] for i, pair in enumerate(pairs)}) for k in (0, 1))
     return one, two
 
@@ -233,14 +235,12 @@ def _pair(learn: "pd.Series[Any]", ask: "pd.Series[Any]") -> tuple[Any, Any]:
 
     both = (learn, ask)
     if all(is_numeric_dtype(part.dtype) for part in both):
-        one, two = (part.to_numpy(dtype=np.float64, na_value=np.nan) for part in both)
-        return one, two
-    one, two = (part.astype(object).map(str, na_action="ignore") for part in both)
-    kept = one.value_counts().index[:PROBE_CATEGORIES]
-    if kept.empty:  # nothing to learn from
-        return np.full(len(learn), np.nan), np.full(len(ask), np.nan)
-    one, two = (pd.Categorical(part, categories=kept) for part in (one, two))
-    return one, two
+        numbers = [part.to_numpy(dtype=np.float64, na_value=np.nan) for part in both]
+        return numbers[0], numbers[1]
+    texts = [part.astype(object).map(str, na_action="ignore") for part in both]
+    kept = texts[0].value_counts().index[:PROBE_CATEGORIES]
+    known = [pd.Categorical(part.where(part.isin(kept)), categories=kept) for part in texts]
+    return known[0], known[1]
 
 
 def _blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:

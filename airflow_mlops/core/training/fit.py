@@ -202,9 +202,10 @@ class _UserFunctions:
         differing = _differing(frame.iloc[start:stop], alone)
         if differing:
             msg = (
-                f"{self.training.features.name} depends on neighbouring rows (or on chance): {stop - start} rows built "
-                f"alone and among {len(rows)} differ in {', '.join(map(repr, differing))}; compute "
-                "such features in SQL, before the snapshot"
+                f"{self.training.features.name} depends on neighbouring rows (or on chance): "
+                f"{len(alone)} rows built alone and among {len(rows)} differ in "
+                f"{', '.join(map(repr, differing))}; compute such features in SQL, before the "
+                "snapshot"
             )
             raise UserCodeError(msg)
 
@@ -243,7 +244,7 @@ def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
     """
     Compare values, whatever their type.
 
-    Floats are let differ in the last digits: a matrix product rounds by where in the batch a row is.
+    Floats may differ in the last digits: a matrix product rounds by the place of a row in it.
     """
     from pandas.api.types import is_float_dtype
 

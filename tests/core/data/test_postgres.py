@@ -226,10 +226,13 @@ def test_a_connection_that_is_killed_while_reading_is_unavailable(services, long
         reader.read_next_batch()
         with psycopg.connect(services.dsn("postgres"), autocommit=True) as connection:
             connection.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s",
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where application_name = %s",
                 (name,),
             )
-        with pytest.raises(UnavailableError, match=f"reading {name} broke off: .*the next try"):
+        with pytest.raises(
+            UnavailableError, match=rf"(?s)reading {name} broke off: .*the next try"
+        ):
             reader.read_all()
 
 
@@ -252,7 +255,7 @@ def test_a_view_that_fails_on_a_row_is_refused_with_its_name(
         f"create view {view} as select id, at, case when x >= {last} then "
         f"{column.format(last=last)} else 0 end as r from {name}"
     )
-    with pytest.raises(RejectedError, match=f"reading {view} broke off: .*{says}.*correct"):
+    with pytest.raises(RejectedError, match=rf"(?s)reading {view} broke off: .*{says}.*correct"):
         append(dataset_store, "d", PostgresSource(dsn, view, "id", "at"))
 
 

@@ -166,7 +166,7 @@ SIDE = "(rows.y > 0).map({True: 'up', False: 'down'})"
         "t=rows.y > 0",
         "t=(rows.y > 0).astype('boolean').where(rows.id % 5 > 0)",
         "t=(rows.y > 0).astype('Int64').where(rows.id % 5 > 0)",
-        f"t={SIDE}, many=rows.id.astype(str), time=rows['at'], none=None",
+        f"t={SIDE}, many=rows.id.astype(str), time=rows['at'], none=None, nan=float('nan')",
         f"t={SIDE}, mixed=rows.kind.where(rows.id % 2 > 0, rows.id)",
         f"t={SIDE}, late=rows.kind.where(rows.id < 7 * 168, 'new')",
     ],

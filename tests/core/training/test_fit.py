@@ -176,7 +176,7 @@ def test_features_that_look_across_rows_are_refused(model_store, make_training, 
     training = make_training(f"def build(rows):\n    return rows[['x', 'y']].assign({code})")
     with pytest.raises(
         UserCodeError,
-        match=rf"user_\w+:build depends on neighbouring rows.* differ in {columns} .*in SQL",
+        match=rf"user_\w+:build depends on neighbouring rows.* differ in {columns}; .*in SQL",
     ):
         train_model(model_store, training, loss=BRIER, tags={})
     assert model_store.of_recipe(model, training.recipe.id) == ()
