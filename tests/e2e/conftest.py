@@ -1,0 +1,78 @@
+"""A whole stack of the tests' own, with a Dags folder that a test may change."""
+
+import gc
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.local import Stack
+
+ROOT = Path(__file__).parents[2]
+
+SOON = """
+for dag in life.dags:
+    for task in dag.tasks:
+        task.retry_delay = timedelta(seconds=1)
+"""
+
+WAITS_TO_BE_KILLED = """
+def fit(X, y, **given):
+    mark = Path({mark!r})
+    if not mark.exists():
+        mark.write_text(str(os.getpid()))
+        time.sleep(120)
+    return really_fit(X, y, **given)
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """
+    A running stack.
+
+    :param mark: holds the process id of the training function; it waits there to be killed.
+    """
+
+    stack: Stack
+    mark: Path
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """The demo's Dag on a stack of its own; the path is short, it has to hold a socket."""
+    root = Path(tempfile.mkdtemp(prefix="e2e-"))
+    mark = write_project(root)
+    stack = Stack(root / "home", root / "dags")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(root / "tmp"))  # a killed process leaves its scratch behind
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # components outlive what started them, on purpose
+                stack.up()
+                gc.collect()
+            yield World(stack, mark)
+        finally:
+            stack.down()
+            shutil.rmtree(root)
+
+
+def write_project(root: Path) -> Path:
+    """Copy the use case, its retries made quick; its first training waits to be killed."""
+    (root / "tmp").mkdir(mode=0o777)
+    (root / "dags").mkdir()
+    shutil.copytree(ROOT / "include", root / "include")
+    policy = (ROOT / "dags" / "electricity.py").read_text()
+    policy = policy.replace("\nLifecycle(", "\nlife = Lifecycle(")
+    (root / "dags" / "electricity.py").write_text(
+        f"from datetime import timedelta\n\n{policy}{SOON}"
+    )
+    mark, train = root / "mark", root / "include" / "electricity" / "train.py"
+    code = train.read_text().replace("def fit(", "def really_fit(")
+    code = f"import os\nimport time\nfrom pathlib import Path\n{code}"
+    train.write_text(code + WAITS_TO_BE_KILLED.format(mark=str(mark)))
+    return mark

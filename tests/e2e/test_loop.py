@@ -1,0 +1,149 @@
+"""One life of a model under the real scheduler, a killed process and a bad delivery included."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from airflow_mlops.core.errors import ConfigurationError
+from include.electricity import story as demo
+from include.electricity.deliveries import WEEK
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+MODEL = "electricity"
+
+
+def airflow(stack, *arguments):
+    """Run a command as a person would; returns exit code and output."""
+    program = str(Path(sys.executable).parent / "airflow")
+    done = subprocess.run(
+        [program, *arguments],
+        env={**os.environ, **stack.env()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+class Life(demo.Story):
+    """The demo, on which somebody who is not named tries to approve first."""
+
+    def answer(self, proposal):
+        for request in self.admin.requests():
+            with pytest.raises(ConfigurationError, match="answers 403"):
+                self.admin.answer(request, "promote", note="", params={})
+        super().answer(proposal)
+
+
+def kill_when_it_trains(mark, killed):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if mark.exists() and (pid := mark.read_text()):
+            os.kill(int(pid), signal.SIGKILL)
+            killed.append(int(pid))
+            return
+        time.sleep(0.1)
+
+
+def check_one_version(client):
+    assert [v.version for v in client.search_model_versions(f"name='{MODEL}'")] == ["1"]
+    experiment = client.get_experiment_by_name(MODEL).experiment_id
+    runs = client.search_runs([experiment])
+    assert sorted(r.info.status for r in runs) == ["FINISHED", "KILLED"]
+    assert {r.data.tags["airflow.try_number"] for r in runs} == {"1", "2"}
+
+
+def test_a_whole_life(world):
+    from mlflow import MlflowClient
+
+    stack, killed = world.stack, []
+    story = Life(stack, Console(file=io.StringIO(), soft_wrap=True), time.time())
+    client = MlflowClient(stack.urls["mlflow"], stack.urls["mlflow"])
+    while len(story.admin.dags()) < 3:
+        assert story.admin.import_errors() == []
+        time.sleep(0.3)
+
+    # the process that trains is killed once; the retry leaves one version
+    killer = threading.Thread(target=kill_when_it_trains, args=(world.mark, killed))
+    killer.start()
+    story.first_champion()
+    killer.join()
+    assert killed
+    check_one_version(client)
+    state = story.state()
+    assert [e.op for e in state.entries] == ["retrain", "propose", "promote"]
+    assert state.entries[-1].by == "ml-lead"
+
+    story.follow(story.week())
+    assert story.predictions() == WEEK
+    story.broken_delivery()
+    assert story.predictions() == 2 * WEEK
+    (stopped,) = [line for line in story.console.file.getvalue().splitlines() if "stopped" in line]
+    assert "vicdemand" in stopped
+    assert "transfer" in stopped
+
+    code, _, err = airflow(stack, "mlops", "rollback", MODEL, "--reason", "too early")
+    assert code == 2
+    assert "nothing to roll back to" in err
+
+    code, out, _ = airflow(stack, "mlops", "why", MODEL, "--last", "2", "--json")
+    assert code == 0
+    assert [e["op"] for e in json.loads(out)["entries"]] == [e.op for e in story.state().entries][
+        -2:
+    ]
+
+    code, _, _ = airflow(
+        stack, "mlops", "retrain", MODEL, "--reason", "more trees", "--params", '{"max_iter": 60}'
+    )
+    assert code == 0
+    asked = story.state().last("request")
+    assert story.follow(story.next_entry(asked, ("retrain",))).op == "promote"
+    rollout = story.admin.runs(demo.ROLLOUT)[0]["dag_run_id"]
+    assert story.wait(demo.ROLLOUT, rollout) == "success"
+    assert client.get_registered_model(MODEL).aliases == {"champion": "2", "previous": "1"}
+    params = client.get_run(client.get_model_version(MODEL, "2").run_id).data.params["params"]
+    assert json.loads(params) == {"max_iter": 60}
+
+    code, out, _ = airflow(stack, "mlops", "rollback", MODEL, "--reason", "complaints")
+    assert code == 0
+    assert "champion 2 -> 1" in out
+    assert client.get_registered_model(MODEL).aliases == {"champion": "1"}
+    code, out, _ = airflow(stack, "mlops", "doctor")
+    assert code == 0, out
+    state = story.state()
+    assert f"{MODEL}: {len(state.entries)} entries verified, aliases agree" in out
+    assert [e.op for e in state.entries] == [
+        *("retrain", "propose", "promote"),
+        *("keep", "keep"),
+        *("request", "retrain", "propose", "promote"),
+        "rollback",
+    ]
+    stack.check()
+    assert {c.state for c in stack.status()} == {"up"}
+    assert outside(stack) <= {stack.settings.ports[p] for p in ("worker_log", "trigger_log")}
+
+
+def outside(stack):
+    """Ports of the stack that other machines can reach; Airflow's log servers know no host."""
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            group = os.getpgid(process.pid)
+            listening = process.net_connections("inet")
+        except (psutil.Error, ProcessLookupError):
+            continue
+        if any(group == pid for pid, _ in stack.processes._kept().values()):
+            listening = [c for c in listening if c.status == psutil.CONN_LISTEN]
+            found |= {c.laddr.port for c in listening if c.laddr.ip != "127.0.0.1"}
+    return found

@@ -1,0 +1,268 @@
+"""One declaration of policy becomes three Dags; a bad one is an import error that names it."""
+
+import ast
+import re
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops import policy as words
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.evaluation.metrics import LOSSES
+from airflow_mlops.lifecycle import METRICS, Lifecycle
+
+pytestmark = pytest.mark.airflow
+
+ROOT = Path(__file__).parents[2]
+TASKS = {
+    "monitor": "snapshot labels contract score drift performance decide request",
+    "train": "select features train evaluate gate submit another_round",
+    "rollout": "smoke approve promote",
+}
+
+
+def by_stage(life):
+    return {dag.dag_id.partition("__")[2]: dag for dag in life.dags}
+
+
+def edges(dag):
+    return {(t.task_id, d) for t in dag.tasks for d in t.downstream_task_ids}
+
+
+class TestDags:
+    def test_are_three_with_the_loops_tasks(self, policy):
+        dags = by_stage(Lifecycle(**policy()))
+        assert {s: {t.task_id for t in d.tasks} for s, d in dags.items()} == {
+            stage: set(tasks.split()) for stage, tasks in TASKS.items()
+        }
+        assert [d.dag_id for d in dags.values()] == [f"churn__{s}" for s in TASKS]
+
+    def test_are_started_by_the_clock_then_by_each_other(self, policy):
+        dags = by_stage(Lifecycle(**policy(schedule="@hourly")))
+        assert dags["monitor"].timetable.expression == "0 * * * *"
+        outlets = {
+            asset.uri: f"{stage}.{task.task_id}"
+            for stage, dag in dags.items()
+            for task in dag.tasks
+            for asset in task.outlets
+            if task.task_id != "another_round"
+        }
+        assert outlets == {
+            "mlops://churn/data": "monitor.snapshot",
+            "mlops://churn/request": "monitor.request",
+            "mlops://churn/candidate": "train.submit",
+            "mlops://churn/champion": "rollout.promote",
+        }
+        again = dags["train"].get_task("another_round")
+        assert [a.uri for a in again.outlets] == ["mlops://churn/request"]
+        started_by = {
+            s: [a.uri for a in dags[s].timetable.asset_condition.objects]
+            for s in ("train", "rollout")
+        }
+        assert started_by == {
+            "train": ["mlops://churn/request"],
+            "rollout": ["mlops://churn/candidate"],
+        }
+
+    def test_score_and_decide_only_after_the_contract(self, policy):
+        dag = by_stage(Lifecycle(**policy()))["monitor"]
+        assert edges(dag) >= {
+            ("snapshot", "contract"),
+            ("contract", "score"),
+            ("contract", "drift"),
+            ("score", "performance"),
+            ("labels", "performance"),
+            ("performance", "decide"),
+            ("drift", "decide"),
+            ("decide", "request"),
+        }
+        # without a champion three monitors are skipped, and there is still a decision
+        assert dag.get_task("decide").trigger_rule == "none_failed"
+        assert dag.get_task("snapshot").upstream_task_ids == set()
+
+    def test_hold_what_the_policy_says(self, policy):
+        gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]
+        life = Lifecycle(
+            **policy(
+                params={"depth": 3},
+                seed=11,
+                metric="log_loss",
+                gates=gates,
+                rounds=3,
+                retrain=[words.Growth(2.0)],
+                cooldown="3d",
+                budget="2 per 10d",
+                approve=words.Approval(by=["ann", "bob"], within="36h"),
+                mlflow_conn_id="my_mlflow",
+            )
+        )
+        dags = by_stage(life)
+        train = dags["train"].get_task("train")
+        assert (train.train_params, train.seed, train.metric) == ({"depth": 3}, 11, "log_loss")
+        assert dags["train"].get_task("gate").gates == [g.to_dict() for g in gates]
+        assert dags["train"].get_task("another_round").rounds == 3
+        decide = dags["monitor"].get_task("decide").policy
+        assert words.Retrain.from_dict(decide) == life.policy
+        assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
+        approve = dags["rollout"].get_task("approve")
+        assert [u["id"] for u in approve.assigned_users] == ["ann", "bob"]
+        assert approve.response_timeout == timedelta(hours=36)
+        snapshot, labels = (dags["monitor"].get_task(t) for t in ("snapshot", "labels"))
+        assert (snapshot.dataset, snapshot.window, snapshot.columns) == ("churn", "7d", None)
+        assert (labels.dataset, labels.columns) == ("churn.labels", ("id", "at", "up"))
+        everywhere = [t for d in dags.values() for t in d.tasks if hasattr(t, "mlflow_conn_id")]
+        assert {t.mlflow_conn_id for t in everywhere} == {"my_mlflow"}
+        assert {t.model for t in everywhere} == {"churn"}
+
+    def test_run_one_at_a_time_and_retry_what_may_pass(self, policy):
+        def tell(context):
+            """Tell people."""
+
+        life = Lifecycle(**policy(retries=5, notify=[tell], tags=["team-a"]))
+        for dag in life.dags:
+            assert dag.max_active_runs == 1
+            assert dag.catchup is False
+            assert dag.is_paused_upon_creation is False
+            assert dag.tags == {"mlops", "churn", "team-a"}
+            assert dag.on_failure_callback == [tell]
+            assert "airflow mlops history churn" in dag.doc_md
+            for task in dag.tasks:
+                assert (task.retries, task.owner) == (5, "churn")
+                assert task.retry_delay == timedelta(seconds=30)
+                assert task.retry_policy is not None
+
+    def test_can_be_read_by_the_scheduler_and_hold_no_object_of_ours(self, policy):
+        from airflow.serialization.serialized_objects import DagSerialization
+
+        for dag in Lifecycle(**policy()).dags:
+            text = str(DagSerialization.to_dict(dag))
+            assert "object at 0x" not in text
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "word"),
+        [
+            ({"name": "Not A Name"}, "Not A Name"),
+            ({"features": "module.function"}, "module.function"),
+            ({"train": "a:b:c"}, "a:b:c"),
+            ({"gates": []}, "no gates"),
+            ({"cooldown": "soon"}, "soon"),
+            ({"budget": "many"}, "many"),
+            ({"budget": "4 per week"}, "week"),
+            ({"metric": "accuracy"}, "accuracy"),
+            ({"approve": None}, "person"),
+            ({"rounds": 0}, "0"),
+            ({"retrain": [words.Gate()]}, "Gate"),
+            ({"gates": [words.Probe()]}, "Probe"),
+            ({"gates": [words.NotWorse("log_loss")]}, "log_loss"),
+            ({"metric": "absolute_error"}, "absolute_error"),
+        ],
+        ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+    )
+    def test_a_bad_policy_is_an_import_error_that_names_it(self, policy, changes, word):
+        with pytest.raises((ConfigurationError, ValueError), match=re.escape(word)):
+            Lifecycle(**policy(**changes))
+
+    @pytest.mark.parametrize(
+        ("word", "value"),
+        [
+            (lambda: words.Window("3 days"), "3 days"),
+            (lambda: words.Window("7d", step="7d"), "7d"),
+            (lambda: words.Probe(alpha=0.9), "0.9"),
+            (lambda: words.Probe(margin=-1), "-1"),
+            (lambda: words.Regret(0), "0"),
+            (lambda: words.Growth(1.0), "1.0"),
+            (lambda: words.Drift("3 of 2"), "3 of 2"),
+            (lambda: words.Drift("often"), "often"),
+            (lambda: words.Approval(by=[]), "by"),
+            (lambda: words.Approval(by=["a"], within="2 days"), "2 days"),
+            (lambda: words.Table("c", "t", "k", "t", "l", "ls", lateness="late"), "late"),
+        ],
+    )
+    def test_a_word_names_the_value_it_cannot_use(self, word, value):
+        with pytest.raises(ValueError, match=re.escape(value)):
+            word()
+
+    def test_the_losses_are_those_of_the_core(self):
+        assert sorted(METRICS) == sorted(LOSSES)
+
+    def test_two_lifecycles_of_one_name_in_one_file(self, tmp_path):
+        path = tmp_path / "twins.py"
+        path.write_text(TWINS.format(first="churn", second="churn"))
+        bag = bag_of(path)
+        assert not bag.dags
+        (error,) = bag.import_errors.values()
+        assert "two lifecycles are named 'churn'" in error
+
+    def test_two_names_in_one_file_are_fine(self, tmp_path):
+        path = tmp_path / "two.py"
+        path.write_text(TWINS.format(first="churn", second="fraud"))
+        bag = bag_of(path)
+        assert bag.import_errors == {}
+        assert len(bag.dags) == 6
+
+    def test_a_file_may_be_parsed_again(self, tmp_path):
+        path = tmp_path / "one.py"
+        path.write_text(TWINS.format(first="churn", second="fraud"))
+        assert [bag_of(path).import_errors for _ in range(2)] == [{}, {}]
+
+
+def test_a_policy_is_frozen(policy):
+    life = Lifecycle(**policy())
+    with pytest.raises(FrozenInstanceError):
+        life.name = "other"
+
+
+class TestDagFiles:
+    def test_a_lifecycle_fits_on_a_screen(self):
+        for path in (ROOT / "dags").glob("*.py"):
+            text = path.read_text("utf-8")
+            if "Lifecycle(" in text:
+                assert len(text.splitlines()) <= 40, path
+
+    def test_the_loop_wired_by_hand_has_the_same_operators(self):
+        def operators(path):
+            names = {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+            return {n for n in names if n.endswith("Operator")}
+
+        by_hand = operators(ROOT / "dags" / "example_operators.py")
+        assert by_hand - {"RollbackModelOperator"} == operators(
+            ROOT / "airflow_mlops" / "lifecycle.py"
+        )
+
+    def test_the_loop_wired_by_hand_has_the_same_shape(self, policy):
+        life = by_stage(Lifecycle(**policy()))
+        bag = bag_of(ROOT / "dags" / "example_operators.py")
+        assert bag.import_errors == {}
+        for stage in TASKS:
+            by_hand = bag.dags[f"example_{stage}"]
+            assert {t.task_id: type(t) for t in by_hand.tasks} == {
+                t.task_id: type(t) for t in life[stage].tasks
+            }
+            assert edges(by_hand) == edges(life[stage])
+
+
+def bag_of(path):
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(dag_folder=path, bundle_path=path.parent, bundle_name="tests")
+
+
+TWINS = """
+'Two models: six Dags.'
+from airflow_mlops.lifecycle import Lifecycle
+from airflow_mlops.policy import Approval, Table, Window
+
+for name in ("{first}", "{second}"):
+    Lifecycle(
+        name=name,
+        data=Table("warehouse", "rows", "id", "at", "up", "labels"),
+        select=Window("182d"),
+        features="f:build",
+        train="t:fit",
+        approve=Approval(by=["ml-lead"]),
+    )
+"""

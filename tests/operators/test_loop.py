@@ -1,0 +1,231 @@
+"""The whole loop on ``dag.test()``: what the three Dags of a lifecycle leave behind."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_mlops.core.errors import (
+    CandidateRefusedError,
+    ConfigurationError,
+    ContractBrokenError,
+    RejectedError,
+)
+from airflow_mlops.operators.deployment import PromoteModelOperator
+from tests.operators.conftest import SECRET
+from tests.operators.running import run
+
+pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def says(choice, note="", params=None, by="ml-lead"):
+    """A person who answers the form; nobody: what the scheduler does when the time is over."""
+    given = {"note": note, "params": params or {}} if by else {}
+    return lambda request: (choice, given, by)
+
+
+def first_champion(market, **policy):
+    """Live until the first champion; returns the three Dags and their runs."""
+    market.deliver(0, 5, labels=(0, 4))
+    monitor, train, rollout = market.lifecycle(**policy).dags
+    runs = [run(monitor), run(train), run(rollout, answer=says("promote", "fine"))]
+    assert [r.state for r in runs] == ["success"] * 3
+    return (monitor, train, rollout), runs
+
+
+def ops(state):
+    return [e.op for e in state.entries]
+
+
+def aliases(model_store, name):
+    return dict(model_store.client.get_registered_model(name).aliases)
+
+
+def versions(model_store, name):
+    return list(model_store.client.search_model_versions(f"name='{name}'"))
+
+
+def test_a_model_is_born_approved_and_serves(market, ledger, observations, model_store, services):
+    (monitor, _, _), runs = first_champion(market)
+    first, trained, rolled = runs
+    name, pages = market.name, services.urls["mlflow"]
+
+    state = ledger.state(name)
+    assert ops(state) == ["retrain", "propose", "promote"]
+    assert (state.champion, state.previous, state.challenger) == (1, None, None)
+    assert aliases(model_store, name) == {"champion": "1"}
+    assert state.entries[2].by == "ml-lead"
+    assert state.entries[2].reason == "fine"
+    assert {t: s for t, s in first.states.items() if s == "skipped"} == dict.fromkeys(
+        ("score", "drift", "performance"), "skipped"
+    )
+    assert trained.states["another_round"] == "skipped"
+    assert first.events[f"{name}/request"] == {"decision": 1}
+    assert trained.events[f"{name}/candidate"] == {"proposal": 2, "model": f"{name}@1"}
+    assert rolled.events[f"{name}/champion"] == {"model": f"{name}@1", "entry": 3}
+    page = f"{pages}/#/models/{name}/versions/1"
+    assert rolled.values["promote"]["mlops_model_url"] == page
+    assert trained.values["train"]["mlops_model_url"] == page
+    assert trained.values["train"]["mlops_run_url"].startswith(f"{pages}/#/experiments/")
+    assert trained.values["evaluate"]["mlops_report_url"].endswith("/artifacts/evaluation.json")
+    decision = first.values["decide"]["mlops_decision_url"]
+    assert decision.startswith(f"http://airflow.example.com/dags/{name}__monitor/runs/")
+    assert f"**{name}@1** against **no champion yet**" in rolled.value("smoke")["card"]
+
+    market.deliver(5, 6, labels=(4, 5))
+    tick = run(monitor)
+    assert tick.state == "success"
+    assert {t for t, s in tick.states.items() if s != "success"} == {"request"}
+    assert tick.value("snapshot")["added"] == 168
+    assert tick.value("score")["written"] == 168
+    assert tick.value("contract")["status"] == "holds"
+    assert list(tick.value("drift")["drifted"]) == ["5"]
+    assert tick.value("decide")["op"] == "keep"
+    assert tick.events == {f"{name}/data": tick.events.get(f"{name}/data", {})}
+    assert {(v, round(p)) for _, v, p in observations.served(name)} == {(1, 0), (1, 1)}
+
+    monitors = ("contract", "drift", "performance")
+    kept = [observations.read(name, m) for m in monitors]
+    written = [(r.values, r.rendered) for r in (*runs, tick)]
+    entries = [e.to_dict() for e in ledger.state(name).entries]
+    everything = json.dumps([written, entries], default=str) + str(kept)
+    assert "warehouse" in everything
+    assert SECRET not in everything
+
+
+def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, observations):
+    told = []
+    (monitor, _, _), _ = first_champion(market, retries=2, notify=[told.append])
+    market.execute(
+        "alter table {} rename column x to x_new",
+        "alter table {} alter column y type text using y || ' MW'",
+    )
+    broken = run(monitor, at=NOON)
+    assert broken.state == "failed"
+    assert broken.states["snapshot"] == "failed"
+    assert broken.tries["snapshot"] == 1
+    assert isinstance(broken.error, ContractBrokenError)
+    for word in ("'x'", "'x_new'", "'y'", market.name, "clear the task"):
+        assert word in str(broken.error)
+    assert [c["dag_run"].run_id for c in told] == [broken.run_id]
+    assert observations.served(market.name) == ()
+    finding = observations.read(market.name, "contract", last=1)[0].body
+    assert finding["status"] == "broken"
+    assert "'y'" in finding["breaks"][0]
+
+    market.execute(
+        "alter table {} rename column x_new to x",
+        "alter table {} alter column y type float8 using replace(y, ' MW', '')::float8",
+    )
+    market.deliver(5, 6)
+    mended = run(monitor, at=NOON)
+    assert mended.state == "success"
+    assert len(observations.served(market.name)) == 168
+    assert observations.read(market.name, "contract", last=1)[0].body["status"] == "holds"
+
+
+def test_a_bad_candidate_is_refused_tried_once_more_and_then_people_are_told(
+    market, ledger, model_store
+):
+    market.deliver(0, 5, labels=(0, 4))
+    monitor, train, rollout = market.lifecycle(params={"bad": True}, retries=2).dags
+    assert run(monitor).value("decide")["op"] == "retrain"
+    first = run(train)
+    assert first.state == "success"
+    assert first.value("gate")["status"] == "failed"
+    assert first.states["submit"] == "skipped"
+    assert first.events[f"{market.name}/request"] == {"decision": 3}
+    second = run(train)
+    assert second.value("select")["decision"] == 3
+    assert second.state == "failed"
+    assert second.states["another_round"] == "failed"
+    assert second.tries["another_round"] == 1
+    assert isinstance(second.error, CandidateRefusedError)
+    assert "2 of 2 rounds refused" in str(second.error)
+    assert "roc_auc" in str(second.error)
+
+    state = ledger.state(market.name)
+    assert ops(state) == ["retrain", "refuse", "retrain", "refuse", "ask"]
+    assert [e.evidence.get("share") for e in state.entries if e.op == "retrain"] == [None, 0.5]
+    assert aliases(model_store, market.name) == {}
+    spans = [r.value("select")["train"] for r in (first, second)]
+    assert spans[0]["since"] < spans[1]["since"] < spans[1]["until"] == spans[0]["until"]
+
+    nothing = run(rollout)
+    assert nothing.states["promote"] == "upstream_failed"
+    assert isinstance(nothing.error, ConfigurationError)
+    assert f"no candidate of {market.name} was proposed yet" in str(nothing.error)
+    again = run(monitor)
+    assert again.value("decide")["decision"] == 1
+    assert ledger.state(market.name).head == state.head
+
+
+def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger, model_store):
+    market.deliver(0, 4, labels=(0, 3))
+    monitor, train, rollout = market.lifecycle().dags
+    run(monitor), run(train)
+    late = run(rollout, answer=says("reject", by=None))
+    assert (late.states["promote"], late.tries["promote"]) == ("failed", 1)  # people are told
+    assert isinstance(late.error, RejectedError)
+    assert "nobody answered reject: no answer in time" in str(late.error)
+    last = ledger.state(market.name).entries[-1]
+    assert (last.op, last.by, last.reason) == ("reject", "nobody", "no answer in time")
+    assert aliases(model_store, market.name) == {}
+    assert run(rollout).states == dict.fromkeys(("smoke", "approve", "promote"), "skipped")
+
+    market.deliver(4, 5, labels=(3, 4))
+    run(monitor), run(train)
+    asked = run(rollout, answer=says("retrain", params={"C": 0.01}))
+    assert asked.value("approve")["params"] == {"C": 0.01}
+    state = ledger.state(market.name)
+    assert ops(state) == ["retrain", "propose", "reject"] * 2 + ["request"]
+    assert state.entries[-1].evidence["params"] == {"C": 0.01}
+    assert [(e.by, e.reason) for e in state.entries[-2:]] == [("ml-lead", "answered retrain")] * 2
+
+    decided = run(monitor)
+    entry = ledger.state(market.name).entries[-1]
+    assert decided.value("decide")["decision"] == entry.seq == 8
+    assert (entry.op, entry.evidence["request"]) == ("retrain", 7)
+    trained = run(train)
+    found = model_store.client.get_run(trained.value("train")["run_id"])
+    assert json.loads(found.data.params["params"]) == {"C": 0.01}
+    assert found.data.tags["mlops.decision"] == "8"
+
+
+def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
+    market, ledger, observations, model_store
+):
+    market.deliver(0, 5, labels=(0, 4))
+    monitor, train, rollout = market.lifecycle().dags
+    run(monitor, at=NOON)
+    for dag in (monitor, train, train):
+        assert run(dag, at=NOON).state == "success"
+    rolled = run(rollout, at=NOON, answer=says("promote", "fine"))
+    assert ops(ledger.state(market.name)) == ["retrain", "propose", "promote"]
+    assert run(rollout, at=NOON).states["smoke"] == "skipped"
+    with DAG(f"{market.name}__again", schedule=None) as again:
+        PromoteModelOperator(
+            task_id="promote",
+            model=market.name,
+            smoke=rolled.value("smoke"),
+            answer=rolled.value("approve"),
+        )
+    assert run(again).value("promote") == rolled.value("promote")
+    assert ops(ledger.state(market.name)) == ["retrain", "propose", "promote"]
+    assert [v.version for v in versions(model_store, market.name)] == ["1"]
+    experiment = model_store.experiment(market.name)
+    assert len(model_store.client.search_runs([experiment])) == 1
+
+    market.deliver(5, 6, labels=(4, 5))
+    later = NOON.replace(day=9)
+    first = run(monitor, at=later)
+    head = ledger.state(market.name).head
+    second = run(monitor, at=later)
+    assert ledger.state(market.name).head == head
+    assert second.value("decide") == first.value("decide")
+    assert second.value("snapshot") == first.value("snapshot")
+    assert (first.value("score")["written"], second.value("score")["written"]) == (168, 0)
+    assert len(observations.served(market.name)) == 168
