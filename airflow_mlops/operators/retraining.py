@@ -80,6 +80,7 @@ class DecideRetrainOperator(MlopsOperator):
         self.log.info("%s: %s", entry.op, entry.reason)
         return {
             "decision": entry.seq,
+            "fresh": entry.by == task_of(context),
             "op": entry.op,
             "reason": entry.reason,
             "trigger": entry.evidence["trigger"],
@@ -134,7 +135,7 @@ class RequestTrainingOperator(MlopsOperator):
     Start a training run if the decision was *retrain*; skipped otherwise.
 
     Its outlet is the asset that the training Dag waits for. *ask* fails the task, so that people
-    are told: somebody has to look.
+    are told: somebody has to look. A decision that an earlier run took is not carried out again.
 
     :param decision: what ``DecideRetrainOperator`` returned (templated).
     """
@@ -154,6 +155,9 @@ class RequestTrainingOperator(MlopsOperator):
         from airflow_mlops.core.errors import RejectedError
 
         op, reason = self.decision["op"], self.decision["reason"]
+        if not self.decision["fresh"]:
+            msg = f"nothing is new since entry {self.decision['decision']} was decided: {reason}"
+            raise AirflowSkipException(msg)
         if op == "ask":
             raise RejectedError(reason)
         if op != "retrain":

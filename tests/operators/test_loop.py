@@ -229,3 +229,29 @@ def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
     assert second.value("snapshot") == first.value("snapshot")
     assert (first.value("score")["written"], second.value("score")["written"]) == (168, 0)
     assert len(observations.served(market.name)) == 168
+
+
+def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
+    market.deliver(0, 5, labels=(0, 4))
+    monitor, _, _ = market.lifecycle().dags
+    first, again = run(monitor), run(monitor)
+    assert first.states["request"] == "success"
+    assert again.states["request"] == "skipped"
+    assert again.events.get(f"{market.name}/request") is None
+    assert ops(ledger.state(market.name)) == ["retrain"]
+
+
+def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observations):
+    (monitor, _, _), _ = first_champion(market)
+    rows, labels = market.weeks.rows, market.weeks.labels
+    first, day = 5 * 168, 24
+    found = []
+    for start, stop in ((0, day), (day, 6 * day), (6 * day, 7 * day)):
+        part = slice(first + start, first + stop)
+        market._copy(market.name, rows.slice(part.start, part.stop - part.start))
+        market._copy(f"{market.name}_labels", labels.slice(part.start, part.stop - part.start))
+        tick = run(monitor)
+        assert tick.state == "success", tick.errors
+        found.append((list(tick.value("drift")["drifted"]), tick.value("performance")["windows"]))
+    assert found == [([], 0), ([], 0), (["5"], 1)]
+    assert len(observations.served(market.name)) == 168

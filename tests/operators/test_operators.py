@@ -219,7 +219,7 @@ class TestRequest:
         ("op", "state"), [("retrain", "success"), ("wait", "skipped"), ("ask", "failed")]
     )
     def test_starts_waits_or_tells_people(self, connections, alone, op, state):
-        decision = {"op": op, "reason": "because", "decision": 1}
+        decision = {"op": op, "reason": "because", "decision": 1, "fresh": True}
         done = run(alone(RequestTrainingOperator, decision=decision))
         assert (done.states["t"], done.tries["t"]) == (state, 1)
         assert [str(e) for e in done.errors] == (["because"] if op == "ask" else [])
