@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from airflow_mlops.core.errors import ConfigurationError
 
@@ -32,7 +32,29 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class DatasetRef:
+class _Numbered:
+    """Something whose versions are numbers, written ``name@version``."""
+
+    name: str
+    version: int
+    kind: ClassVar[str]
+    example: ClassVar[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """
+        Read a reference from its written form.
+
+        :raises ConfigurationError: if ``text`` is not ``name@version``.
+        """
+        name, version = _parse(_NUMBERED, text, cls.kind, cls.example)
+        return cls(name, int(version))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class DatasetRef(_Numbered):
     """
     One version of one dataset, written ``name@version``.
 
@@ -42,21 +64,20 @@ class DatasetRef:
     'churn.labels@3'
     """
 
-    name: str
-    version: int
+    __slots__ = ()
+    kind, example = "dataset", "churn@12"
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """
-        Read a reference from its written form.
 
-        :raises ConfigurationError: if ``text`` is not ``name@version``.
-        """
-        name, version = _parse(_NUMBERED, text, "dataset", "churn@12")
-        return cls(name, int(version))
+class ModelRef(_Numbered):
+    """
+    One version of one registered model, written ``name@version``.
 
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
+    >>> ModelRef.parse("churn@5")
+    ModelRef(name='churn', version=5)
+    """
+
+    __slots__ = ()
+    kind, example = "model", "churn@5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +100,6 @@ class FeatureRef:
         :raises ConfigurationError: if ``text`` is not ``name@fs-...``.
         """
         return cls(*_parse(_FEATURES, text, "feature set", "churn.features@fs-00112233445566ff"))
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """
-    One version of one registered model, written ``name@version``.
-
-    >>> ModelRef.parse("churn@5")
-    ModelRef(name='churn', version=5)
-    """
-
-    name: str
-    version: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """
-        Read a reference from its written form.
-
-        :raises ConfigurationError: if ``text`` is not ``name@version``.
-        """
-        name, version = _parse(_NUMBERED, text, "model", "churn@5")
-        return cls(name, int(version))
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
