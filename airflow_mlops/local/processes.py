@@ -1,5 +1,6 @@
 """Child processes that outlive the command that started them, and are never mistaken for others."""
 
+import contextlib
 import json
 import os
 import signal
@@ -74,13 +75,15 @@ class Processes:
 
     def stop(self) -> None:
         """Stop everything that was started here: first politely, then not."""
-        found = {name: p for name in self._kept() if (p := self._process(name))}
-        for process in found.values():
+        found = [p for name in self._kept() if (p := self._process(name))]
+        for process in found:
             _signal(process, signal.SIGTERM)
-        _, stubborn = psutil.wait_procs(list(found.values()), timeout=_STOP_SECONDS)
-        for process in stubborn:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(stubborn, timeout=_STOP_SECONDS)
+        psutil.wait_procs(found, timeout=_STOP_SECONDS)
+        left = [p for name in self._kept() for p in self._members(name)]
+        for process in left:  # workers of Airflow's LocalExecutor outlive their scheduler
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=_STOP_SECONDS)
         self._keep({})
 
     def log(self, name: str) -> Path:
@@ -102,6 +105,24 @@ class Processes:
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def _members(self, name: str) -> list[psutil.Process]:
+        """
+        Find what is left of a process's group, also after its leader has gone.
+
+        The number of a group is not given away while the group has members: if it belongs to
+        another process now, nothing of ours is left.
+        """
+        pid, began = self._kept()[name]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if abs(psutil.Process(int(pid)).create_time() - began) >= 1.0:
+                return []
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(process.pid) == int(pid):
+                    found.append(process)
+        return found
 
     def _kept(self) -> dict[str, list[float]]:
         path = self.home / "processes.json"

@@ -93,6 +93,21 @@ def test_stop_ends_its_own_and_their_children_only(processes, python):
     assert other.alive("server")
 
 
+@pytest.mark.parametrize("leader", ["sleeps", "has gone"])
+def test_a_child_that_does_not_listen_goes_too(processes, python, leader):
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1); {SLEEP}"
+    parent = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {!r}]).pid)"
+    rest = "import time; time.sleep(60)" if leader == "sleeps" else ""
+    mine = processes()
+    mine.start("parent", python(f"{parent.format(deaf)}\n{rest}"), {})
+    wait_for(lambda: len(mine.log("parent").read_text().split()) == 2)
+    child = max(map(int, mine.log("parent").read_text().split()))
+    if leader == "has gone":
+        wait_for(lambda: not mine.alive("parent"))
+    mine.stop()
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie")
+
+
 def test_a_number_that_was_given_to_another_process_is_left_alone(processes, python):
     mine, other = processes(), processes()
     other.start("innocent", python(SLEEP), {})
