@@ -219,7 +219,8 @@ class ModelStore:
             with talking(keep.ref.name):
                 if run.info.status != status:
                     self.client.set_terminated(run.info.run_id, status)
-                if status == "KILLED":
+            if status == "KILLED":
+                with talking(keep.ref.name, existing_is_fine=True):  # another settle says the same
                     self.client.set_tag(run.info.run_id, "mlops.superseded_by", keep.run_id)
 
     def fail(self, run_id: str) -> None:
@@ -366,7 +367,7 @@ def talking(
                 return
             msg = f"MLflow knows no {what}: {error.message}"
             raise ModelNotFoundError(msg) from error
-        if code in _REFUSED:
+        if code in _REFUSED and not exists:
             msg = f"MLflow refuses {what}: {error.message}"
             raise ConfigurationError(msg) from error
         msg = f"MLflow does not answer about {what}: {error.message}"
