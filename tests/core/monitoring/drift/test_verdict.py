@@ -47,6 +47,11 @@ def test_marks_agree_with_fishers_exact_test(before, now):
     assert found == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
 
 
+def test_marks_of_many_rows_agree_with_scipys_hypergeometric():
+    found = _hypergeometric(Marked(315, 931_219, 32, 49_000))
+    assert found == pytest.approx(stats.hypergeom.sf(31, 980_219, 347, 49_000), rel=1e-6)
+
+
 @cache
 def electricity():
     path = Path(__file__).parents[4] / "include" / "electricity" / "electricity.parquet"
