@@ -210,9 +210,10 @@ def _hypergeometric(test: Marked) -> float:
     marked = test.before + test.now
     clean = total - marked
     hits = np.arange(test.now, min(marked, drawn) + 1)
-    ways = betaln(total - drawn + 1, drawn + 1) + betaln(marked + 1, 1) + betaln(clean + 1, 1)
-    ways -= betaln(hits + 1, marked - hits + 1) + betaln(drawn - hits + 1, clean - drawn + hits + 1)
-    return min(1.0, float(np.exp(ways - betaln(total + 1, 1)).sum()))
+    ways = betaln(marked + 1, 1) - betaln(hits + 1, marked - hits + 1)
+    ways += betaln(clean + 1, 1) - betaln(drawn - hits + 1, clean - drawn + hits + 1)
+    draws = betaln(total - drawn + 1, drawn + 1) - betaln(total + 1, 1)
+    return min(1.0, float(np.exp(ways + draws).sum()))
 
 
 def _adjusted(p_values: Sequence[float]) -> list[float]:
