@@ -25,7 +25,8 @@ from airflow_mlops.core.ledger import Ledger
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import ModelRef, Recipe
 from airflow_mlops.core.training import models
-from airflow_mlops.core.training.models import ModelStore, tree_digest
+from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.models import ModelStore
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -246,6 +247,7 @@ def make_training(dataset_store, labelled_weeks, append, user_module, model) -> 
             "data_digest": data.digest,
             "labels": labels.ref,
             "labels_digest": labels.digest,
+            "label": "up",
             "since": chosen.since,
             "until": chosen.until,
             "features": f"{model}.features@{version}",
@@ -271,6 +273,24 @@ def make_training(dataset_store, labelled_weeks, append, user_module, model) -> 
 
 
 @pytest.fixture
+def trained_champions(model_store, registry, make_training, ask) -> Callable[..., list[ModelRef]]:
+    """``trained_champions(2)``: so many trained versions, each of them promoted."""
+    from airflow_mlops.core.evaluation.metrics import loss_function
+    from airflow_mlops.core.training.fit import train_model
+
+    def make(number: int = 2, **training: Any) -> list[ModelRef]:
+        refs = []
+        for seed in range(number):
+            made = make_training(**{"params": {"C": 1.0 + seed}, **training})
+            loss = ("brier", loss_function("brier"))
+            refs.append(ModelRef.parse(train_model(model_store, made, loss=loss, tags={}).model))
+            registry.promote(refs[-1], ask(f"promote {refs[-1]}"), epoch=None, order=None)
+        return refs
+
+    return make
+
+
+@pytest.fixture
 def make_version(model_store, model, tmp_path) -> Callable[..., ModelRef]:
     """Register a version whose model folder holds one small file; made by the real store."""
 
@@ -280,7 +300,7 @@ def make_version(model_store, model, tmp_path) -> Callable[..., ModelRef]:
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "weights.txt").write_text(content + number)
         recipe = Recipe(
-            name, "d@1", "", "l@1", "", "", "", "f@fs-0", "m:f", "", {"n": number}, 0, "", ""
+            name, "d@1", "", "l@1", "", "y", "", "", "f@fs-0", "m:f", "", {"n": number}, 0, "", ""
         )
         run = model_store.start(name, recipe, {})
         model_store.log(run, {"n": number}, {"loss": 0.1}, folder)

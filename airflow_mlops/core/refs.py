@@ -113,6 +113,7 @@ class Recipe:
     :param model: name of the model.
     :param data: dataset version of the rows, and its content digest.
     :param labels: dataset version of the labels, and its content digest.
+    :param label: column of the labels.
     :param since: first time of the training rows, ISO 8601 (inclusive).
     :param until: end of the training rows, ISO 8601 (exclusive).
     :param features: version of the feature set, ``name@fs-...``.
@@ -129,6 +130,7 @@ class Recipe:
     data_digest: str
     labels: str
     labels_digest: str
+    label: str
     since: str
     until: str
     features: str

@@ -12,8 +12,6 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
 from airflow_mlops.operators.links import MlflowRunLink, ReportLink
 
-REPORT = "evaluation.json"
-
 
 class EvaluateModelOperator(MlopsOperator):
     """
@@ -45,6 +43,7 @@ class EvaluateModelOperator(MlopsOperator):
         """Measure, and write the numbers to the candidate's MLflow run."""
         from airflow_mlops.core.data.selection import Selection
         from airflow_mlops.core.evaluation.offline import evaluate
+        from airflow_mlops.core.training.models import EVALUATION
 
         champion, hook = self.selection["champion"], MlflowHook(self.mlflow_conn_id)
         store, run_id = hook.models(), self.trained["run_id"]
@@ -59,10 +58,10 @@ class EvaluateModelOperator(MlopsOperator):
             burden=self.selection["burden"],
         )
         store.log_metrics(run_id, {f"holdout_{m.metric}": m.value for m in found.metrics})
-        store.log_document(run_id, REPORT, json.dumps(found.to_dict(), indent=1))
+        store.log_document(run_id, EVALUATION, json.dumps(found.to_dict(), indent=1))
         self.urls = {
             MlflowRunLink.name: hook.run_url(run_id),
-            ReportLink.name: hook.run_url(run_id, artifact=REPORT),
+            ReportLink.name: hook.run_url(run_id, artifact=EVALUATION),
         }
         for line in (*found.metrics, *found.comparisons):
             self.log.info("%s: %s", found.model, line)

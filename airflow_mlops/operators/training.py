@@ -1,10 +1,11 @@
 """Operators for training: archive the features, train exactly once."""
 
 import os
+import platform
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Context
 
@@ -58,6 +59,9 @@ class TrainModelOperator(MlopsOperator):
     :param train_params: parameters for the training function; those of the decision replace them
         (templated).
     :param seed: seed handed to the training function.
+    :param verify: ``"sample"`` fits the newest 2,000 rows twice to see whether the function is
+        deterministic, ``"twice"`` all rows.
+    :param allow_pickle: consent to an estimator that only pickle can store: opening it runs code.
     """
 
     template_fields = (
@@ -80,9 +84,13 @@ class TrainModelOperator(MlopsOperator):
         metric: str = "brier",
         train_params: Mapping[str, Any] | None = None,
         seed: int = 0,
+        verify: Literal["sample", "twice"] = "sample",
+        allow_pickle: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.verify = verify
+        self.allow_pickle = allow_pickle
         self.features = features
         self.feature_set = feature_set
         self.train = train
@@ -125,33 +133,33 @@ class TrainModelOperator(MlopsOperator):
         selection = Selection.from_dict(self.selection["train"])
         store, train = self.datasets(), archive(self.train)
         features, version = self._archived_features()
-        rows = selection.read(store)
+        rows, found = selection.read(store), environment()
         if self.metric in CLASSIFICATION:
             rows.check_classes()
-        data, labels = (
-            store.open(DatasetRef.parse(ref)) for ref in (selection.data, selection.labels)
-        )
-        found, params = environment(), {**(self.train_params or {}), **self.selection["params"]}
+        code = code_version(_dag_folder(context), declared=_bundle_version(context))
+        data = store.open(DatasetRef.parse(selection.data))
         recipe = Recipe(
             model=self.model,
             data=selection.data,
             data_digest=data.digest,
             labels=selection.labels,
-            labels_digest=labels.digest,
+            labels_digest=store.open(DatasetRef.parse(selection.labels)).digest,
+            label=selection.label,
             since=selection.since,
             until=selection.until,
             features=version,
             train=self.train,
             train_code=train.digest,
-            params=params,
+            params={**(self.train_params or {}), **self.selection["params"]},
             seed=self.seed,
-            code=code_version(_dag_folder(context), declared=_bundle_version(context)),
+            code=code.version,
             environment=found.id,
         )
         span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
         profile = data.between(*span).profile()
         contract = infer_contract(data.schema, profile, exclude=(rows.key, rows.time))
-        return Training(recipe, rows, features, train, found, {"contract": contract.to_dict()})
+        about, asked = {"contract": contract.to_dict()}, (self.verify, self.allow_pickle)
+        return Training(recipe, rows, features, train, found, about, code.changes, *asked)
 
     def _archived_features(self) -> tuple["CodeArchive", str]:
         """Read the feature code, and insist on the version that the run began with."""
@@ -178,6 +186,7 @@ class TrainModelOperator(MlopsOperator):
             "mlops.decision": str(self.selection["decision"]),
             "mlops.author": self.owner,
             "airflow.run": run_of(context),
+            "mlops.host": platform.node(),
         }
 
 

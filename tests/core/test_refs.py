@@ -40,6 +40,7 @@ RECIPE = Recipe(
     "x",
     "l@2",
     "y",
+    "up",
     "s",
     "u",
     "f@fs-0",

@@ -108,7 +108,7 @@ def train(facts: dict[str, Any]) -> Any:
         archive(facts["build"]),
         archive(facts["fit"]),
         Environment((), "3", "test"),
-        {},
+        {"contract": {"columns": []}},
     )
     loss = ("brier", loss_function("brier"))
     return train_model(_models(facts), training, loss=loss, tags={}).to_dict()

@@ -50,6 +50,13 @@ class CodeArchive:
         trees = {name: ast.dump(_without_docstrings(text)) for name, text in self.files.items()}
         return canonical_digest([self.function, trees])[:16]
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Top-level names of the installed packages it imports, sorted."""
+        nodes = (node for text in self.files.values() for node in ast.walk(ast.parse(text)))
+        found = {name.partition(".")[0] for node in nodes for name in _absolute(node)}
+        return tuple(sorted(found - sys.stdlib_module_names))
+
     def save(self, folder: Path) -> None:
         """Write the files into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)

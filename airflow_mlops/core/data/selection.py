@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.commits import WindowStats
 from airflow_mlops.core.data.datasets import DatasetStore, Table
+from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.tables import COMPLETE
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, RejectedError
 from airflow_mlops.core.refs import DatasetRef
@@ -115,6 +116,12 @@ class Labelled:
     def frame(self) -> "pd.DataFrame":
         """Rows as pandas, which is what a user's ``build`` is given."""
         return self.rows.to_pandas()  # type: ignore[no-any-return]
+
+    @property
+    def digest(self) -> str:
+        """Content digest of the rows with their labels."""
+        table = self.rows.append_column(_LABEL, self.labels)
+        return str(digest_of(table.to_batches()))
 
     def slice(self, start: int, stop: int | None = None) -> "Labelled":
         """Return rows ``start`` to ``stop``, by position in time."""

@@ -7,35 +7,22 @@ point is ``create_model_version`` with the recipe's id as a tag of the same call
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import (
-    ConfigurationError,
-    MlopsError,
-    NotEnoughDataError,
-    RejectedError,
-    UserCodeError,
-)
+from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import Recipe
 from airflow_mlops.core.training import models
-from airflow_mlops.core.training.models import ModelStore, ModelVersion, save_model
-from airflow_mlops.core.training.provenance import Environment
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-PROBE_ROWS = 2_000
-"""Rows on which a training function shows that it is deterministic."""
-
-Loss = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+from airflow_mlops.core.training.estimators import Written
+from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
+from airflow_mlops.core.training.models import DataInput, ModelStore, ModelVersion
+from airflow_mlops.core.training.provenance import Environment, packages_of
+from airflow_mlops.core.training.saving import Saved, save_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +35,11 @@ class Training:
     :param features: source of ``build(rows) -> frame``.
     :param train: source of ``fit(X, y, *, seed, **params) -> estimator``.
     :param environment: of this process.
-    :param about: further facts that travel with the model, such as its contract.
+    :param about: further facts that travel with the model; its contract has to be among them.
+    :param changes: what was not committed when the code got its version, as ``git diff`` shows it.
+    :param verify: ``"sample"`` fits the newest 2,000 rows twice, ``"twice"`` all of them, to see
+        that the training function is deterministic.
+    :param allow_pickle: consent to an estimator that can only be pickled.
     """
 
     recipe: Recipe
@@ -57,6 +48,9 @@ class Training:
     train: CodeArchive
     environment: Environment
     about: Mapping[str, Any]
+    changes: str = field(default="", repr=False)
+    verify: Verify = "sample"
+    allow_pickle: bool = False
 
     @property
     def name(self) -> str:
@@ -120,175 +114,80 @@ def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, L
     """Fit, log, and register unless somebody was faster."""
     recipe = training.recipe
     with tempfile.TemporaryDirectory(prefix="mlops-train-") as scratch:
-        folder, loaded = Path(scratch) / "artifacts", Path(scratch) / "loaded"
-        for code, part in ((training.features, "features"), (training.train, "train")):
-            code.save(folder / part)
-            code.save(loaded / part)  # importing leaves byte code beside the source
-        build = training.features.load(loaded / "features")
-        fit = training.train.load(loaded / "train")
-        user = _UserFunctions(training, build, fit)
-        estimator, base = user.fit_and_backtest(loss[1])
+        folder = Path(scratch) / "artifacts"
+        functions = Functions.load(
+            recipe, training.rows, training.features, training.train, Path(scratch) / "code"
+        )
+        features = functions.built()
+        fitted = functions.fitted(features, training.verify)
+        base = functions.backtest(features, loss[1])
         metrics = {f"base_{loss[0]}": base, "training_rows": float(len(training.rows))}
-        about = {**training.about, "recipe": recipe.to_dict(), "metrics": metrics}
-        digest = save_model(
+        saved = save_model(
             folder / "model",
-            estimator=estimator,
+            estimator=fitted.estimator,
             features=training.features,
-            about=about,
-            example=training.rows.slice(0, 5).frame,
-            requirements=_requirements(training.environment),
+            train=training.train,
+            about=_about(training, fitted, metrics),
+            optional=(training.rows.key, training.rows.time),
+            requirements=partial(_requirements, training),
+            allow_pickle=training.allow_pickle,
         )
         (folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1), "utf-8")
         (folder / "environment.txt").write_text(training.environment.text(), "utf-8")
+        if training.changes:
+            (folder / "code.diff").write_text(training.changes, "utf-8")
         params = {**recipe.to_dict(), "params": json.dumps(dict(recipe.params), sort_keys=True)}
         store.log(run_id, params, metrics, folder)
+        store.log_inputs(run_id, _inputs(training))
     if not store.of_recipe(training.name, recipe.id):
-        facts = {
-            models.RECIPE: recipe.id,
-            models.DIGEST: digest,
-            models.BASE_LOSS: repr(base),
-            models.TRAINING_ROWS: str(len(training.rows)),
-            models.DATA: recipe.data,
-            models.LABELS: recipe.labels,
-            models.SINCE: recipe.since,
-            models.UNTIL: recipe.until,
-        }
-        store.register(training.name, run_id, facts)
+        store.register(training.name, run_id, _facts(training, saved, base))
 
 
-@dataclass(frozen=True, slots=True)
-class _UserFunctions:
-    """The two functions of the user, called with care."""
-
-    training: Training
-    build: Callable[..., Any]
-    fit: Callable[..., Any]
-
-    def fit_and_backtest(self, loss: Loss) -> tuple[Any, float]:
-        """Fit on all rows; also on the first three quarters, for the loss on the last one."""
-        rows = self.training.rows
-        features = self._features(rows)
-        self._check_deterministic(features.tail(PROBE_ROWS), rows.y[-PROBE_ROWS:])
-        cut = len(rows) * 3 // 4
-        early = self._fitted(features.iloc[:cut], rows.y[:cut])
-        late = np.asarray(self._predicted(early, features.iloc[cut:]), dtype=np.float64)
-        return self._fitted(features, rows.y), float(loss(rows.y[cut:], late).mean())
-
-    def _features(self, rows: Labelled) -> "pd.DataFrame":
-        frame = self._built(rows)
-        self._check_rows_alone(rows, frame)
-        return frame
-
-    def _built(self, rows: Labelled) -> "pd.DataFrame":
-        name = self.training.features.name
-        frame = _call(name, self.build, rows.frame)
-        if not hasattr(frame, "iloc"):
-            found = "nothing" if frame is None else type(frame).__name__
-            msg = f"{name} returned {found} for {len(rows)} rows; it has to return a frame"
-            raise UserCodeError(msg)
-        if len(frame) != len(rows):
-            found = f"{len(frame)} rows"
-            msg = f"{name} returned {found} for {len(rows)} rows; it has to return one row for each"
-            raise UserCodeError(msg)
-        return frame  # type: ignore[no-any-return]
-
-    def _check_rows_alone(self, rows: Labelled, frame: "pd.DataFrame") -> None:
-        """Build some of the rows again: a row has to get the same features in every batch."""
-        stop = len(rows) - 1  # without the last one, so that a look ahead shows, too
-        start = stop - min(len(rows), PROBE_ROWS) // 2
-        if start >= stop:
-            return
-        alone = self._built(rows.slice(start, stop))
-        differing = _differing(frame.iloc[start:stop], alone)
-        if differing:
-            msg = (
-                f"{self.training.features.name} depends on neighbouring rows (or on chance): "
-                f"{len(alone)} rows built alone and among {len(rows)} differ in "
-                f"{', '.join(map(repr, differing))}; compute such features in SQL, before the "
-                "snapshot"
-            )
-            raise UserCodeError(msg)
-
-    def _fitted(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> Any:
-        name, recipe = self.training.train.name, self.training.recipe
-        estimator = _call(name, self.fit, features, y, seed=recipe.seed, **recipe.params)
-        if not hasattr(estimator, "predict"):
-            msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
-            raise UserCodeError(msg)
-        return estimator
-
-    def _predicted(self, estimator: Any, features: "pd.DataFrame") -> Any:
-        return _call(f"what {self.training.train.name} fitted", _predict, estimator, features)
-
-    def _check_deterministic(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> None:
-        first, second = (self._predicted(self._fitted(features, y), features) for _ in range(2))
-        if not np.array_equal(first, second):
-            moved = float(np.max(np.abs(np.asarray(first) - np.asarray(second))))
-            msg = (
-                f"{self.training.train.name} is not deterministic: two fits of the same "
-                f"{len(features)} rows with seed {self.training.recipe.seed} differ by up to "
-                f"{moved:.3g}; pass the seed to every source of randomness"
-            )
-            raise UserCodeError(msg)
+def _facts(training: Training, saved: Saved, base: float) -> dict[str, str]:
+    """Tags of the version."""
+    recipe = training.recipe
+    return {
+        models.RECIPE: recipe.id,
+        models.DIGEST: saved.digest,
+        models.FORMAT: saved.estimator.format,
+        models.BASE_LOSS: repr(base),
+        models.TRAINING_ROWS: str(len(training.rows)),
+        models.DATA: recipe.data,
+        models.LABELS: recipe.labels,
+        models.FEATURES: recipe.features,
+        models.SINCE: recipe.since,
+        models.UNTIL: recipe.until,
+    }
 
 
-def _differing(among: "pd.DataFrame", alone: "pd.DataFrame") -> list[Any]:
-    """Return the columns in which two frames of the same rows differ."""
-    one, two = list(among.columns), list(alone.columns)
-    if one != two:
-        return [n for n in dict.fromkeys([*one, *two]) if (n in one) != (n in two)] or two
-    return [n for i, n in enumerate(one) if not _equal(among.iloc[:, i], alone.iloc[:, i])]
+def _about(training: Training, fitted: Fitted, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Facts that travel with the model."""
+    return {
+        **training.about,
+        "recipe": training.recipe.to_dict(),
+        "metrics": dict(metrics),
+        "steps": dict(fitted.steps),
+        "answers": dict(fitted.answers),
+    }
 
 
-def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
-    """
-    Compare values, whatever their type.
-
-    Floats may differ in the last digits: a matrix product rounds by the place of a row in it.
-    """
-    from pandas.api.types import is_float_dtype
-
-    if not (is_float_dtype(one.dtype) and is_float_dtype(two.dtype)):
-        one, two = (s.astype(object).reset_index(drop=True) for s in (one, two))
-        return bool(one.equals(two))
-    x, y = (s.to_numpy(dtype=np.float64, na_value=np.nan) for s in (one, two))
-    size = float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
-    digits = max(np.finfo(getattr(s.dtype, "numpy_dtype", s.dtype)).eps for s in (one, two))
-    return np.allclose(x, y, rtol=0.0, atol=100 * float(digits) * size, equal_nan=True)
+def _inputs(training: Training) -> list[DataInput]:
+    recipe = training.recipe
+    pairs = (
+        (recipe.data, recipe.data_digest, "rows"),
+        (recipe.labels, recipe.labels_digest, "labels"),
+    )
+    return [DataInput(ref, digest, role, recipe.since, recipe.until) for ref, digest, role in pairs]
 
 
-def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Call a function of the user; whatever it raises becomes an error that names it."""
-    try:
-        return function(*values, **named)
-    except MlopsError:
-        raise
-    except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        line = f" (line {trace.tb_lineno})" if trace is not None else ""
-        msg = f"{name} raised {type(error).__name__}: {error}{line}"
-        raise UserCodeError(msg) from error
-
-
-def _predict(estimator: Any, features: "pd.DataFrame") -> Any:
-    if not hasattr(estimator, "predict_proba"):
-        return estimator.predict(features)
-    chances = estimator.predict_proba(features)
-    if chances.shape[1] != 2:
-        msg = (
-            f"{type(estimator).__name__} was fitted on {chances.shape[1]} classes; a classifier "
-            "needs rows of exactly two, in every quarter of its training span"
-        )
-        raise NotEnoughDataError(msg)
-    return chances[:, 1]
-
-
-def _requirements(environment: Environment) -> list[str]:
-    """Pins of what the model folder needs to load, from the environment it was made in."""
-    wanted = {"mlflow", "pandas", "numpy", "scikit-learn", "skops"}
-    return [pin for pin in environment.distributions if pin.partition("==")[0] in wanted]
+def _requirements(training: Training, written: Written) -> list[str]:
+    """Pins of what the model folder needs to load and to answer."""
+    modules = {*training.features.modules, *written.modules, "mlflow", "numpy", "pandas"}
+    if written.format == "skops":
+        modules |= {"skops"}
+    else:
+        modules |= {*training.train.modules}  # its module is imported when the estimator is loaded
+    return list(packages_of(modules))
 
 
 def _trained(version: ModelVersion, training: Training, *, created: bool) -> Trained:

@@ -1,5 +1,5 @@
 """
-Loads a model folder of airflow_mlops anywhere: needs mlflow's pyfunc, pandas and skops.
+Loads a model folder of airflow_mlops anywhere: needs mlflow's pyfunc, pandas, and skops.
 
 Shipped inside each model as MLflow ``code_paths``; no Airflow, nothing of this package. A change of
 the folder's layout is a new file ``mlops_loader_v2``.
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def _archived(folder: pathlib.Path, function: str) -> Any:
-    """Import the archived features under a name that only this content has."""
+    """Import archived source under a name that only this content has."""
     files = sorted((p.name, p.read_text(encoding="utf-8")) for p in folder.glob("*.py"))
     name = f"_mlops_{function}_{hashlib.sha256(repr(files).encode()).hexdigest()[:16]}"
     if name not in sys.modules:
@@ -22,12 +22,31 @@ def _archived(folder: pathlib.Path, function: str) -> Any:
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
         if spec is None or spec.loader is None:
-            msg = f"cannot load archived features in {folder}"
+            msg = f"cannot load archived source in {folder}"
             raise ImportError(msg)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return getattr(sys.modules[name], function)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _estimator(folder: pathlib.Path, about: Any) -> Any:
+    """Open the estimator in the format in which it was written."""
+    files, written = folder / "estimator", about["estimator"]
+    if written["format"] == "skops":
+        import skops.io
+
+        return skops.io.load(files / "model.skops", trusted=written["trusted"])
+    module = _archived(folder / "train", about["fit"])
+    if written["format"] == "folder":
+        return getattr(module, written["type"]).load(files / "files")
+    import pickle
+
+    return pickle.loads((files / "model.pkl").read_bytes())  # noqa: S301  (by the consent of whoever trained it)
 
 
 class Model:
@@ -38,13 +57,10 @@ class Model:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        import skops.io
-
         self.about: dict[str, Any] = json.loads((folder / "mlops.json").read_text("utf-8"))
-        self.build = _archived(folder / "features", self.about["build"])
-        self.estimator = skops.io.load(
-            folder / "estimator.skops", trusted=self.about["trusted_types"]
-        )
+        build = self.about["build"]
+        self.build = getattr(_archived(folder / "features", build), build)
+        self.estimator = _estimator(folder, self.about)
 
     def predict(self, rows: Any, params: Any = None) -> Any:
         """

@@ -1,22 +1,19 @@
 """
-Model versions in MLflow: save, register exactly once, verify, load.
+Model versions in MLflow: register exactly once, verify, load.
 
 MLflow's client with explicit ids only: no active run, no global tracking URI.
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
@@ -26,6 +23,8 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.refs import ModelRef, Recipe
 from airflow_mlops.core.training import mlops_loader_v1
+from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.saving import CONTENTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,26 +35,13 @@ BASE_LOSS = "mlops.base_loss"
 TRAINING_ROWS = "mlops.training_rows"
 DATA, LABELS = "mlops.data", "mlops.labels"
 SINCE, UNTIL = "mlops.since", "mlops.until"
-CONTENTS = "mlops"
-"""Folder below MLflow's ``data`` that the loader is given."""
+FEATURES = "mlops.features"
+FORMAT = "mlops.format"
+EVALUATION = "evaluation.json"
+"""Artifact of a run that says how its model was judged, and on which rows."""
 
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
-
-TRUSTED = (
-    "sklearn.tree._tree.Tree",
-    "sklearn._loss.link.",
-    "sklearn._loss._loss.",
-    "sklearn._loss.loss.",
-    "sklearn.ensemble._hist_gradient_boosting.",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.neighbors._dist_metrics.",
-    "sklearn.neighbors._kd_tree.",
-    "sklearn.neighbors._ball_tree.",
-    "numpy.random.",
-)
-"""Types skops does not trust by itself and this package does: numbers, no code."""
 
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
@@ -88,6 +74,23 @@ class ModelVersion:
             msg = f"{self.ref} has no tag {name}: it was not trained by airflow_mlops"
             raise ModelNotFoundError(msg)
         return self.tags[name]
+
+
+@dataclass(frozen=True, slots=True)
+class DataInput:
+    """
+    A dataset version that a run read.
+
+    :param role: ``rows`` or ``labels``.
+    :param since: first time that was read, ISO 8601 (inclusive).
+    :param until: end, ISO 8601 (exclusive).
+    """
+
+    ref: str
+    digest: str
+    role: str
+    since: str
+    until: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +185,43 @@ class ModelStore:
         with talking(run_id):
             self.client.log_batch(run_id, [Metric(k, float(v), now, 0) for k, v in metrics.items()])
 
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Return the metrics of a run."""
+        with talking(run_id):
+            return dict(self.client.get_run(run_id).data.metrics)
+
+    def log_inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
+        """Link a run to the dataset versions it read, as MLflow's page shows them."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        found = []
+        for part in inputs:
+            span = {"version": part.ref, "since": part.since, "until": part.until}
+            source = json.dumps(span | {"digest": part.digest})
+            dataset = Dataset(part.ref, part.digest[-32:], "delta", source)
+            found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part.role)]))
+        with talking(run_id):
+            self.client.log_inputs(run_id, found)
+
     def log_document(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run."""
         with talking(run_id):
             self.client.log_text(run_id, text, name)
+
+    def document(self, run_id: str, name: str) -> str:
+        """
+        Read a text artifact of a run.
+
+        :raises ModelNotFoundError: if the run has none of that name.
+        """
+        with tempfile.TemporaryDirectory(prefix="mlops-read-") as scratch:
+            try:
+                with talking(f"{name} of run {run_id}"):
+                    path = self.client.download_artifacts(run_id, name, scratch)
+                return Path(path).read_text("utf-8")
+            except OSError as error:
+                msg = f"run {run_id} has no artifact {name}: {error}"
+                raise ModelNotFoundError(msg) from error
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> None:
         """Create the version, its tags in the same call: the commit point of training."""
@@ -260,80 +296,6 @@ class ModelStore:
         with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
             folder = self.fetch(self.get(ref), Path(scratch))
             yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
-
-
-def save_model(
-    folder: Path,
-    *,
-    estimator: Any,
-    features: CodeArchive,
-    about: Mapping[str, Any],
-    example: Any,
-    requirements: Sequence[str],
-) -> str:
-    """
-    Write a pyfunc folder that loads anywhere, and return the digest of its files.
-
-    :param folder: where to; must not exist.
-    :param estimator: fitted scikit-learn estimator.
-    :param features: source of the ``build`` function, shipped inside.
-    :param about: facts that travel with the model; plain JSON types.
-    :param example: a few rows of the source, for the signature.
-    :raises UserCodeError: if the estimator holds types that are not on the list of trusted ones.
-    """
-    import mlflow.pyfunc
-    import skops.io
-
-    with tempfile.TemporaryDirectory(prefix="mlops-save-") as scratch:
-        data = Path(scratch) / CONTENTS
-        features.save(data / "features")
-        skops.io.dump(estimator, data / "estimator.skops")
-        types = skops.io.get_untrusted_types(file=data / "estimator.skops")
-        unknown = [name for name in types if not name.startswith(TRUSTED)]
-        if unknown:
-            msg = (
-                f"estimator {type(estimator).__name__} holds types that may run code when loaded: "
-                f"{', '.join(unknown)}; use scikit-learn's own estimators"
-            )
-            raise UserCodeError(msg)
-        facts = {**about, "build": features.function, "trusted_types": types}
-        (data / "mlops.json").write_text(json.dumps(facts, indent=1, sort_keys=True), "utf-8")
-        with warnings.catch_warnings():
-            # it warns of integer columns and of a missing example; rows stay where they are
-            warnings.simplefilter("ignore")
-            mlflow.pyfunc.save_model(
-                str(folder),
-                loader_module=mlops_loader_v1.__name__.rpartition(".")[2],
-                data_path=str(data),
-                code_paths=[mlops_loader_v1.__file__],
-                pip_requirements=list(requirements),
-                signature=_signature(example),
-            )
-    return tree_digest(folder)
-
-
-def _signature(example: Any) -> Any:
-    """Infer the columns of the input; MLflow knows no time zones and would refuse our own rows."""
-    from mlflow.models import ModelSignature, infer_signature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
-
-    columns = infer_signature(example).inputs.inputs
-    return ModelSignature(
-        Schema([ColSpec(AnyType(), c.name) if c.type == DataType.datetime else c for c in columns])
-    )
-
-
-def tree_digest(folder: Path) -> str:
-    """Return the SHA-256 over the sorted paths and bytes of all files below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if "__pycache__" in name:
-            continue
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 def _version(found: Any) -> ModelVersion:

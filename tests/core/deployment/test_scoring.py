@@ -248,6 +248,6 @@ def test_a_champion_that_cannot_be_opened_is_an_error_of_its_own(
         train_model(model_store, make_training(seed=2), loss=BRIER, tags={}).model
     )
     run = model_store.get(trained).run_id
-    model_store.client.log_text(run, "changed", "model/data/mlops/estimator.skops")
+    model_store.client.log_text(run, "changed", "model/data/mlops/estimator/model.skops")
     with pytest.raises(ModelChangedError, match=str(trained)):
         evaluate(model_store, other, trained, holdout(), loss="brier", epoch=0, seed=0)

@@ -91,7 +91,7 @@ LONG = "x" * 7000
          "from sklearn.pipeline import make_pipeline\n" + HEAD +
          "def double(x):\n    return x * 2\n\n"
          "def fit(X, y, *, seed):\n    return make_pipeline(F(double), L()).fit(X, y)",
-         UserCodeError, "holds types that may run code when loaded: .*double.*scikit-learn's own"),
+         UserCodeError, r"holds types that may run code when loaded: .*double.*save\(folder\)"),
         ("features", "def build(rows):\n    return rows[['x', 'y']].head(7)", UserCodeError,
          r"user_\w+:build returned 7 rows for 1176 rows; it has to return one row for each"),
         ("features", "def build(rows): ...", UserCodeError, "build returned nothing for 1176 rows"),

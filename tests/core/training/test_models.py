@@ -13,7 +13,8 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore, ping, tree_digest
+from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore, ping
 
 
 def test_the_digest_of_a_tree_depends_on_names_and_bytes_only(tmp_path):

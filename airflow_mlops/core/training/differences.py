@@ -1,0 +1,170 @@
+"""What changed between two model versions: every part of the recipe, and what came of it."""
+
+import difflib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.data.differences import DatasetDiff, compare_datasets
+from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
+from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
+from airflow_mlops.core.training.models import ModelStore
+from airflow_mlops.core.training.provenance import (
+    Environment,
+    EnvironmentChange,
+    compare_environments,
+)
+from airflow_mlops.core.training.saving import CONTENTS
+
+Pair = tuple[Any, Any]
+"""A value then and now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDiff:
+    """
+    What changed from one model version to another.
+
+    :param metrics: metric -> value then and now; one that only one of them has is ``None``.
+    :param parameters: parameter of the training function -> value then and now.
+    :param features: changes of the feature code, as a unified diff; empty if there are none.
+    :param train: changes of the training code.
+    :param recipe: other parts of the recipe -> reference then and now.
+    :param data: rows and columns that changed, if the two read different versions.
+    :param data_note: why they could not be compared; empty if they could.
+    :param environment: packages and so on, what the model uses first.
+    """
+
+    one: str
+    two: str
+    metrics: Mapping[str, Pair]
+    parameters: Mapping[str, Pair]
+    features: tuple[str, ...]
+    train: tuple[str, ...]
+    recipe: Mapping[str, Pair]
+    data: DatasetDiff | None
+    data_note: str
+    environment: tuple[EnvironmentChange, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        causes = [
+            *(f"parameter {n}: {_pair(p)}" for n, p in self.parameters.items()),
+            *_code("features", self.features),
+            *_code("train", self.train),
+            *(f"{n}: {_pair(p)}" for n, p in self.recipe.items()),
+            *([f"rows: {self.data}"] if self.data else []),
+            *([f"rows: {self.data_note}"] if self.data_note else []),
+            *(f"environment: {change}" for change in self.environment),
+        ]
+        lines = [f"{self.one} -> {self.two}", *causes]
+        if not causes:
+            lines.append("made of the same parts")
+        lines += [f"metric {n}: {_pair(p)}" for n, p in self.metrics.items()]
+        return "\n  ".join(line.replace("\n", "\n  ") for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What one version is made of."""
+
+    recipe: Recipe
+    features: Mapping[str, str]
+    train: Mapping[str, str]
+    environment: Environment
+    requirements: tuple[str, ...]
+    metrics: Mapping[str, float]
+
+
+def compare_models(
+    store: ModelStore, datasets: DatasetStore, one: ModelRef, two: ModelRef
+) -> ModelDiff:
+    """
+    Compare two versions, part by part; neither is loaded.
+
+    :raises ModelNotFoundError: if there is no such version, or it was not trained by this package.
+    :raises ModelChangedError: if its files are not those that were evaluated.
+    """
+    then, now = _made(store, one), _made(store, two)
+    metrics = _changes(then.metrics, now.metrics)
+    parts = {"model", "params", "features", "train_code", "data_digest", "labels_digest"}
+    known = (
+        {name: value for name, value in made.recipe.to_dict().items() if name not in parts}
+        for made in (then, now)
+    )
+    data, note = _rows(datasets, then.recipe, now.recipe)
+    return ModelDiff(
+        str(one),
+        str(two),
+        metrics,
+        _changes(then.recipe.params, now.recipe.params),
+        _diff(then.features, now.features),
+        _diff(then.train, now.train),
+        _changes(*known),
+        data,
+        note,
+        compare_environments(then.environment, now.environment, now.requirements),
+    )
+
+
+def _made(store: ModelStore, ref: ModelRef) -> _Made:
+    version = store.get(ref)
+    with tempfile.TemporaryDirectory(prefix="mlops-diff-") as scratch:
+        folder = store.fetch(version, Path(scratch))
+        data = folder / "data" / CONTENTS
+        if not (data / "mlops.json").is_file():
+            msg = f"{ref} does not say how it was made: it was not trained by airflow_mlops"
+            raise ModelNotFoundError(msg)
+        about = json.loads((data / "mlops.json").read_text("utf-8"))
+        return _Made(
+            Recipe.from_dict(about["recipe"]),
+            CodeArchive.open(data / "features", "features").files,
+            CodeArchive.open(data / "train", "train").files,
+            Environment.parse(store.document(version.run_id, "environment.txt")),
+            tuple((folder / "requirements.txt").read_text("utf-8").splitlines()),
+            store.metrics(version.run_id),
+        )
+
+
+def _rows(datasets: DatasetStore, then: Recipe, now: Recipe) -> tuple[DatasetDiff | None, str]:
+    """Compare the rows both read; or say why that cannot be done."""
+    if then.data_digest == now.data_digest:
+        return None, ""
+    try:
+        one, two = (datasets.open(DatasetRef.parse(recipe.data)) for recipe in (then, now))
+    except DatasetNotFoundError as error:
+        return None, str(error)
+    return compare_datasets(one, two), ""
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Pair]:
+    names = sorted({*then, *now})
+    return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
+
+
+def _diff(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a unified diff of source files."""
+    lines: list[str] = []
+    for name in sorted({*then, *now}):
+        one, two = (side.get(name, "").splitlines() for side in (then, now))
+        lines += difflib.unified_diff(one, two, name, name, lineterm="", n=1)
+    return tuple(lines)
+
+
+def _code(what: str, lines: tuple[str, ...]) -> list[str]:
+    changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    if not changed:
+        return []
+    return [f"{what}: {len(changed)} lines of code changed\n  " + "\n  ".join(lines)]
+
+
+def _pair(pair: Pair) -> str:
+    return " -> ".join("none" if value is None else str(value) for value in pair)

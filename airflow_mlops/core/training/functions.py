@@ -1,0 +1,255 @@
+"""
+One run of a recipe: the two functions of a user, called with care.
+
+``build(rows) -> frame`` and ``fit(X, y, *, seed, **params) -> estimator`` come from their archives,
+never from the author's import path.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from airflow_mlops.core.data.digest import digest_of
+from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.data.selection import Labelled
+from airflow_mlops.core.errors import MlopsError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.refs import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBE_ROWS = 2_000
+"""Rows on which a training function shows that it is deterministic."""
+
+ANSWERS = 200
+"""Newest training rows whose answers travel with the model."""
+
+Verify = Literal["sample", "twice"]
+
+Loss = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """
+    What one run of a recipe computed.
+
+    :param steps: digest of what each step made, in their order.
+    :param answers: keys and predictions of the newest training rows, and the time of the first.
+    """
+
+    estimator: Any
+    steps: Mapping[str, str]
+    answers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """
+    The two functions of a recipe, loaded from their archives, and the rows they are given.
+
+    :param features: source of ``build``.
+    :param train: source of ``fit``.
+    """
+
+    recipe: Recipe
+    rows: Labelled
+    features: CodeArchive
+    train: CodeArchive
+    build: Callable[..., Any]
+    fit: Callable[..., Any]
+
+    @classmethod
+    def load(
+        cls, recipe: Recipe, rows: Labelled, features: CodeArchive, train: CodeArchive, folder: Path
+    ) -> Self:
+        """
+        Import both archives.
+
+        :param folder: scratch folder for the code; it has to outlive the estimator.
+        :raises UserCodeError: if a module fails to import, or lacks its function.
+        """
+        features.save(folder / "features")
+        train.save(folder / "train")
+        build, fit = features.load(folder / "features"), train.load(folder / "train")
+        return cls(recipe, rows, features, train, build, fit)
+
+    def built(self) -> "pd.DataFrame":
+        """
+        Build the features of all rows.
+
+        :raises UserCodeError: if ``build`` fails, or a row depends on its neighbours.
+        """
+        frame = self._built(self.rows)
+        self._check_rows_alone(frame)
+        return frame
+
+    def backtest(self, features: "pd.DataFrame", loss: Loss) -> float:
+        """Fit the first three quarters, and return the mean loss on the last one."""
+        y = self.rows.y
+        cut = len(y) * 3 // 4
+        early = self._fitted(features.iloc[:cut], y[:cut])
+        late = np.asarray(self._predicted(early, features.iloc[cut:]), dtype=np.float64)
+        return float(loss(y[cut:], late).mean())
+
+    def fitted(self, features: "pd.DataFrame", verify: Verify | None = None) -> Fitted:
+        """
+        Fit on all rows.
+
+        :param verify: which rows are fitted twice to see whether ``fit`` is deterministic.
+        :raises UserCodeError: if ``fit`` fails or is not deterministic.
+        """
+        rows, y = self.rows, self.rows.y
+        if verify == "sample":
+            self._check_deterministic(features.tail(PROBE_ROWS), y[-PROBE_ROWS:])
+        estimator = self._fitted(features, y)
+        if verify == "twice":
+            self._check_deterministic(features, y, estimator)
+        newest = features.tail(ANSWERS)
+        answers = np.asarray(self._predicted(estimator, newest), dtype=np.float64)
+        asked = rows.rows.slice(len(rows) - len(newest))
+        keys, since = asked[rows.key].to_pylist(), asked[rows.time][0].as_py()
+        return Fitted(
+            estimator,
+            {"rows": rows.digest, "features": frame_digest(features)},
+            {
+                "since": since.isoformat(),
+                "keys": [str(k) for k in keys],
+                "predictions": answers.tolist(),
+            },
+        )
+
+    def predict(self, estimator: Any, rows: pa.Table) -> NDArray[np.float64]:
+        """Build the features of other rows, and predict them."""
+        frame = _call(self.features.name, self.build, rows.to_pandas())
+        return np.asarray(self._predicted(estimator, frame), dtype=np.float64)
+
+    def _built(self, rows: Labelled) -> "pd.DataFrame":
+        name = self.features.name
+        frame = _call(name, self.build, rows.frame)
+        if not hasattr(frame, "iloc"):
+            found = "nothing" if frame is None else type(frame).__name__
+            msg = f"{name} returned {found} for {len(rows)} rows; it has to return a frame"
+            raise UserCodeError(msg)
+        if len(frame) != len(rows):
+            found = f"{len(frame)} rows"
+            msg = f"{name} returned {found} for {len(rows)} rows; it has to return one row for each"
+            raise UserCodeError(msg)
+        return frame  # type: ignore[no-any-return]
+
+    def _check_rows_alone(self, frame: "pd.DataFrame") -> None:
+        """Build some of the rows again: a row has to get the same features in every batch."""
+        rows = self.rows
+        stop = len(rows) - 1  # without the last one, so that a look ahead shows, too
+        start = stop - min(len(rows), PROBE_ROWS) // 2
+        if start >= stop:
+            return
+        alone = self._built(rows.slice(start, stop))
+        differing = _differing(frame.iloc[start:stop], alone)
+        if differing:
+            msg = (
+                f"{self.features.name} depends on neighbouring rows (or on chance): "
+                f"{len(alone)} rows built alone and among {len(rows)} differ in "
+                f"{', '.join(map(repr, differing))}; compute such features in SQL, before the "
+                "snapshot"
+            )
+            raise UserCodeError(msg)
+
+    def _fitted(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> Any:
+        name, recipe = self.train.name, self.recipe
+        estimator = _call(name, self.fit, features, y, seed=recipe.seed, **recipe.params)
+        if not hasattr(estimator, "predict"):
+            msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
+            raise UserCodeError(msg)
+        return estimator
+
+    def _predicted(self, estimator: Any, features: "pd.DataFrame") -> Any:
+        return _call(f"what {self.train.name} fitted", _predict, estimator, features)
+
+    def _check_deterministic(
+        self, features: "pd.DataFrame", y: NDArray[np.float64], estimator: Any = None
+    ) -> None:
+        """Fit twice, or once more, and compare what is predicted."""
+        both = (estimator or self._fitted(features, y), self._fitted(features, y))
+        first, second = (self._predicted(one, features) for one in both)
+        if not np.array_equal(first, second):
+            moved = float(np.max(np.abs(np.asarray(first) - np.asarray(second))))
+            msg = (
+                f"{self.train.name} is not deterministic: two fits of the same "
+                f"{len(features)} rows with seed {self.recipe.seed} differ by up to "
+                f"{moved:.3g}; pass the seed to every source of randomness"
+            )
+            raise UserCodeError(msg)
+
+
+def frame_digest(frame: "pd.DataFrame") -> str:
+    """Return the content digest of a frame of features; a column of mixed values counts as text."""
+    columns = {}
+    for position, name in enumerate(frame.columns):
+        values = frame.iloc[:, position]
+        try:
+            columns[str(name)] = pa.Array.from_pandas(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            columns[str(name)] = pa.array(values.astype(str), pa.string())
+    table = pa.table(
+        {k: v.combine_chunks() if isinstance(v, pa.ChunkedArray) else v for k, v in columns.items()}
+    )
+    return str(digest_of(table.to_batches()))
+
+
+def _differing(among: "pd.DataFrame", alone: "pd.DataFrame") -> list[Any]:
+    """Return the columns in which two frames of the same rows differ."""
+    one, two = list(among.columns), list(alone.columns)
+    if one != two:
+        return [n for n in dict.fromkeys([*one, *two]) if (n in one) != (n in two)] or two
+    return [n for i, n in enumerate(one) if not _equal(among.iloc[:, i], alone.iloc[:, i])]
+
+
+def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
+    """
+    Compare values, whatever their type.
+
+    Floats may differ in the last digits: a matrix product rounds by the place of a row in it.
+    """
+    from pandas.api.types import is_float_dtype
+
+    if not (is_float_dtype(one.dtype) and is_float_dtype(two.dtype)):
+        one, two = (s.astype(object).reset_index(drop=True) for s in (one, two))
+        return bool(one.equals(two))
+    x, y = (s.to_numpy(dtype=np.float64, na_value=np.nan) for s in (one, two))
+    size = float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
+    digits = max(np.finfo(getattr(s.dtype, "numpy_dtype", s.dtype)).eps for s in (one, two))
+    return np.allclose(x, y, rtol=0.0, atol=100 * float(digits) * size, equal_nan=True)
+
+
+def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """Call a function of the user; whatever it raises becomes an error that names it."""
+    try:
+        return function(*values, **named)
+    except MlopsError:
+        raise
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        line = f" (line {trace.tb_lineno})" if trace is not None else ""
+        msg = f"{name} raised {type(error).__name__}: {error}{line}"
+        raise UserCodeError(msg) from error
+
+
+def _predict(estimator: Any, features: "pd.DataFrame") -> Any:
+    if not hasattr(estimator, "predict_proba"):
+        return estimator.predict(features)
+    chances = estimator.predict_proba(features)
+    if chances.shape[1] != 2:
+        msg = (
+            f"{type(estimator).__name__} was fitted on {chances.shape[1]} classes; a classifier "
+            "needs rows of exactly two, in every quarter of its training span"
+        )
+        raise NotEnoughDataError(msg)
+    return chances[:, 1]
