@@ -12,7 +12,31 @@ _JSON = Arg(("--json",), help="print JSON instead of text", action="store_true")
 _REASON = Arg(("--reason",), help="why; it is put on record", required=True)
 _BY = Arg(("--by",), help="who decides; the user of this shell if not given", default=None)
 _LAST = Arg(("--last",), help="how many of the newest entries", type=int, default=5)
-_TO = Arg(("--to",), help="version to return to; the previous champion if not given", type=int)
+_TO = Arg(
+    ("--to",),
+    help="version to return to, or a moment such as 1997-05-01: whoever was champion then, by the "
+    "clock of the data; the previous champion if not given",
+)
+_DRY_RUN = Arg(
+    ("--dry-run",), help="look whether it can serve, change nothing", action="store_true"
+)
+_FORCE = Arg(
+    ("--force",), help="go back although a check failed; it is put on record", action="store_true"
+)
+_WHY_BACK = Arg(("--reason",), help="why; it is put on record", default="")
+_AT = Arg(
+    ("--at",),
+    help="who was champion at a moment such as 1997-06-01, by the clock of the data, and why",
+)
+_OTHER = Arg(("other",), help="the version to compare with, name@version")
+_ANY = Arg(("model",), help="name@version of a model; with --data, of a dataset")
+_DATA = Arg(("--data",), help="compare datasets, not models", action="store_true")
+_TOLERANCE = Arg(
+    ("--tolerance",),
+    help="distance of two predictions up to which they count as the same",
+    type=float,
+    default=1e-6,
+)
 _PARAMS = Arg(("--params",), help="parameters of the training function, as JSON", default="{}")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
@@ -24,7 +48,9 @@ def get_cli_commands() -> list[GroupCommand]:
     verbs = (
         _verb("status", "who is champion, and what the monitors found last", _MODEL),
         _verb("why", "the last decisions, with their evidence and thresholds", _MODEL, _LAST),
-        _verb("history", "every decision on a model, checked against its chain of hashes", _MODEL),
+        _verb(
+            "history", "every decision on a model, checked against its chain of hashes", _MODEL, _AT
+        ),
         _verb(
             "retrain",
             "ask for a retrain; decided by the next run of the monitor",
@@ -35,17 +61,32 @@ def get_cli_commands() -> list[GroupCommand]:
             _NO_TRIGGER,
         ),
         _verb("promote", "make a version champion", _VERSION, _REASON, _BY),
-        _verb("rollback", "return to an earlier champion", _MODEL, _TO, _REASON, _BY),
+        _verb(
+            "rollback",
+            "return to an earlier champion, with all that belongs to it",
+            _MODEL,
+            _TO,
+            _WHY_BACK,
+            _BY,
+            _DRY_RUN,
+            _FORCE,
+        ),
+        _version_verb("diff", "what changed between two versions", _ANY, _OTHER, _DATA),
+        _version_verb("reproduce", "train a version again, and compare", _VERSION, _TOLERANCE),
         _verb("doctor", "check connections, schema, ledger and aliases"),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
     )
     return [GroupCommand("mlops", "Models: decisions, champions, rollbacks", subcommands=verbs)]
 
 
-def _verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
+def _verb(name: str, text: str, *arguments: Arg, module: str = "verbs") -> ActionCommand:
     return ActionCommand(
         name=name,
         help=text,
-        func=lazy_load_command(f"airflow_mlops.cli.verbs.{name}"),
+        func=lazy_load_command(f"airflow_mlops.cli.{module}.{name}"),
         args=(*arguments, _JSON),
     )
+
+
+def _version_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
+    return _verb(name, text, *arguments, module="versions")

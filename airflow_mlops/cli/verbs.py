@@ -1,74 +1,35 @@
-"""
-What each verb of ``airflow mlops`` does.
+"""Verbs about decisions: who is champion and why, retrain, promote, roll back; and set-up."""
 
-Exit codes: 0 done, 1 refused or found broken, 2 asked for something that cannot work, 3 a service
-does not answer.
-"""
-
-import functools
-import getpass
 import json
-import logging
-import os
-import sys
 import uuid
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
-from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_mlops.core.errors import ConfigurationError, MlopsError, UnavailableError
-from airflow_mlops.core.ledger import DECISIONS, Entry, Ledger, State
+from airflow_mlops.cli.verb import (
+    conn_id,
+    line_of,
+    open_datasets,
+    open_ledger,
+    open_registry,
+    reason_of,
+    state_of,
+    verb,
+    who,
+)
+from airflow_mlops.core.errors import ConfigurationError, MlopsError
+from airflow_mlops.core.ledger import DECISIONS, Entry, State
 from airflow_mlops.core.refs import ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 
-Verb = Callable[[Namespace], int]
 
-
-def _verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
-    """Print what a verb found, as text or as JSON, and turn errors into exit codes."""
-
-    @functools.wraps(function)
-    def run(args: Namespace) -> int:
-        # Else the hooks would look for connections in the environment only, as a task does.
-        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")  # noqa: TID251
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would warn into --json
-        try:
-            found, text = _with_connections(function, args)
-        except MlopsError as error:
-            kind = type(error).__name__
-            if args.json:
-                print(json.dumps({"error": kind, "message": str(error)}))
-            else:
-                print(f"{kind}: {error}", file=sys.stderr)
-            unavailable = isinstance(error, UnavailableError)
-            sys.exit(2 if isinstance(error, ConfigurationError) else 3 if unavailable else 1)
-        print(json.dumps(found, indent=1, default=str) if args.json else text)
-        if found.get("healthy") is False:
-            sys.exit(1)
-        return 0
-
-    return run
-
-
-def _with_connections(
-    function: Callable[[Namespace], tuple[dict[str, Any], str]], args: Namespace
-) -> tuple[dict[str, Any], str]:
-    try:
-        return function(args)
-    except AirflowNotFoundException as error:
-        msg = f"{error}; make it, or name another one in section [mlops] of Airflow's configuration"
-        raise ConfigurationError(msg) from error
-
-
-@_verb
+@verb
 def status(args: Namespace) -> tuple[dict[str, Any], str]:
     """Who is champion, and what the monitors found last."""
-    state = _known(args.model)
-    observations = LedgerHook(_conn("ledger")).observations()
+    state = state_of(args.model)
+    observations = LedgerHook(conn_id("ledger")).observations()
     decision = state.last(*DECISIONS)
     found: dict[str, Any] = {
         "model": args.model,
@@ -86,21 +47,21 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         f"{args.model}: champion {_or(state.champion)} since {_or(found['since'])}, "
         f"previous {_or(state.previous)}, waiting for approval {_or(state.challenger)}",
         *(f"  {name:<12}{_finding(name, body)}" for name, body in found["monitors"].items()),
-        f"  {'decision':<12}{_line(decision) if decision else 'none yet'}",
+        f"  {'decision':<12}{line_of(decision) if decision else 'none yet'}",
     ]
     return found, "\n".join(lines)
 
 
-@_verb
+@verb
 def why(args: Namespace) -> tuple[dict[str, Any], str]:
     """The last decisions, with their evidence and thresholds."""
     if args.last < 1:
         msg = f"--last is {args.last}; one entry or more can be shown"
         raise ConfigurationError(msg)
-    entries = _known(args.model).entries[-args.last :]
+    entries = state_of(args.model).entries[-args.last :]
     lines = []
     for entry in entries:
-        lines.append(_line(entry))
+        lines.append(line_of(entry))
         evidence = entry.evidence
         shown = ("facts", "thresholds", "verdict", "answer", "params", "drifted")
         lines += [
@@ -111,11 +72,13 @@ def why(args: Namespace) -> tuple[dict[str, Any], str]:
     return {"model": args.model, "entries": [e.to_dict() for e in entries]}, "\n".join(lines)
 
 
-@_verb
+@verb
 def history(args: Namespace) -> tuple[dict[str, Any], str]:
-    """Every decision on a model, checked against its chain of hashes."""
-    state = _known(args.model)
-    lines = [_line(entry) for entry in state.entries]
+    """Every decision on a model, checked against its chain of hashes; or who was champion when."""
+    state = state_of(args.model)
+    if args.at:
+        return _champion_at(state, args.model, args.at)
+    lines = [line_of(entry) for entry in state.entries]
     number, digest = state.head
     lines.append(f"{number} entries, the chain of hashes holds up to {digest[:16]}")
     found = {
@@ -127,14 +90,14 @@ def history(args: Namespace) -> tuple[dict[str, Any], str]:
     return found, "\n".join(lines)
 
 
-@_verb
+@verb
 def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     """Ask for a retrain: the request goes on record, the monitor decides."""
-    name, params, reason = args.model, _params(args.params), _reason(args)
-    _known(name)  # a request for a model that is misspelt would wait for ever
-    key, by = f"request:{uuid.uuid4()}", _who(args)
+    name, params, reason = args.model, _params(args.params), reason_of(args)
+    state_of(name)  # a request for a model that is misspelt would wait for ever
+    key, by = f"request:{uuid.uuid4()}", who(args)
     draft = Entry(name, "request", "", by, reason, evidence={"params": params})
-    entry, _ = _ledger().record(name, key, {"op": "request"}, lambda _: draft)
+    entry, _ = open_ledger().record(name, key, {"op": "request"}, lambda _: draft)
     text = f"request {entry.seq} of {name} by {by} is on record: {reason}"
     if args.no_trigger:
         return entry.to_dict(), f"{text}\nthe next run of {name}__monitor answers it"
@@ -142,31 +105,37 @@ def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     return {**entry.to_dict(), "run_id": run_id}, f"{text}\n{name}__monitor runs as {run_id}"
 
 
-@_verb
+@verb
 def promote(args: Namespace) -> tuple[dict[str, Any], str]:
     """Make a version champion by hand; its files are verified first."""
     from airflow_mlops.core.deployment.registry import Ask
 
-    ref, by = ModelRef.parse(args.model), _who(args)
-    ask = Ask(f"promote:{uuid.uuid4()}", by, _reason(args), {"by_hand": True})
-    entry = _registry().promote(ref, ask, epoch=None, order=None)
+    ref, by = ModelRef.parse(args.model), who(args)
+    ask = Ask(f"promote:{uuid.uuid4()}", by, reason_of(args), {"by_hand": True})
+    entry = open_registry().promote(ref, ask, epoch=None, order=None)
     return entry.to_dict(), f"{ref} is champion (entry {entry.seq}, by {by}): {entry.reason}"
 
 
-@_verb
+@verb
 def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
-    """Return to an earlier champion; its files are verified first."""
+    """Return to an earlier champion that can serve; ``--dry-run`` only looks."""
     from airflow_mlops.core.deployment.registry import Ask
+    from airflow_mlops.core.deployment.rollback import parse_target, plan_rollback, roll_back
 
-    name, by = check_name(args.model), _who(args)
-    ask = Ask(f"rollback:{uuid.uuid4()}", by, _reason(args), {})
-    entry = _registry().rollback(name, ask, to=args.to)
+    name, to = check_name(args.model), parse_target(args.to)
+    stores = open_registry(), open_datasets()
+    if args.dry_run:
+        plan = plan_rollback(*stores, name, to)
+        can = "cannot serve" if plan.failed else "can serve; nothing was changed"
+        return plan.to_dict() | {"healthy": not plan.failed}, f"{plan}\n{plan.target} {can}"
+    ask = Ask(f"rollback:{uuid.uuid4()}", who(args), reason_of(args), {})
+    entry = roll_back(*stores, name, ask, to=to, force=args.force)
     before = entry.evidence.get("from")
-    text = f"{name}: champion {before} -> {entry.version} (entry {entry.seq}, by {by})"
+    text = f"{name}: champion {before} -> {entry.version} (entry {entry.seq}, by {entry.by})"
     return entry.to_dict(), text
 
 
-@_verb
+@verb
 def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
     """Check connections, schema, ledger and aliases; exit code 1 if something is broken."""
     checks = {
@@ -186,12 +155,12 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
     return {"healthy": healthy, "checks": results}, "\n".join(lines)
 
 
-@_verb
+@verb
 def migrate(args: Namespace) -> tuple[dict[str, Any], str]:
     """Bring schema ``mlops`` to the newest version; needs a login that may create roles."""
     from airflow_mlops.core import migrations
 
-    dsn = LedgerHook(_conn("ledger")).dsn()
+    dsn = LedgerHook(conn_id("ledger")).dsn()
     before = migrations.pending(dsn)
     migrations.upgrade(dsn)
     text = f"schema mlops: {before[0]} -> {before[1]}" if before else "schema mlops is up to date"
@@ -199,21 +168,19 @@ def migrate(args: Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _check_datasets() -> str:
-    from airflow_mlops.hooks.datasets import DatasetHook
-
-    return DatasetHook(_conn("dataset")).get_conn().root
+    return open_datasets().root
 
 
 def _check_mlflow() -> str:
     from airflow_mlops.core.training.models import ping
 
-    return ping(MlflowHook(_conn("mlflow")).get_conn())
+    return ping(MlflowHook(conn_id("mlflow")).get_conn())
 
 
 def _check_schema() -> str:
     from airflow_mlops.core import migrations
 
-    behind = migrations.pending(LedgerHook(_conn("ledger")).dsn())
+    behind = migrations.pending(LedgerHook(conn_id("ledger")).dsn())
     if behind:
         msg = f"schema mlops is at {behind[0]}, newest is {behind[1]}: airflow mlops migrate"
         raise ConfigurationError(msg)
@@ -221,7 +188,7 @@ def _check_schema() -> str:
 
 
 def _check_models() -> str:
-    registry, lines = _registry(), []
+    registry, lines = open_registry(), []
     for name in registry.ledger.models():
         repaired = registry.reconcile(name)
         number, _ = registry.ledger.state(name).head
@@ -229,49 +196,20 @@ def _check_models() -> str:
     return "; ".join(lines) or "no model yet"
 
 
-def _known(name: str) -> State:
-    """
-    Read the entries of a model.
+def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]:
+    """Who was champion at a moment of the data, and why."""
+    from airflow_mlops.core.deployment.rollback import moment_of
 
-    :raises ConfigurationError: if there are none; the models that have some are named.
-    """
-    ledger = _ledger()
-    state = ledger.state(check_name(name))
-    if not state.entries:
-        known = ", ".join(ledger.models()) or "none yet"
-        msg = f"no decision on a model {name!r} is on record; models on record: {known}"
+    entry = state.changed_at(moment_of(at))
+    if entry is None:
+        msg = f"{name} had no champion at {at}"
         raise ConfigurationError(msg)
-    return state
-
-
-def _ledger() -> Ledger:
-    return LedgerHook(_conn("ledger")).get_conn()
-
-
-def _registry() -> Any:
-    from airflow_mlops.core.deployment.registry import ModelRegistry
-
-    return ModelRegistry(MlflowHook(_conn("mlflow")).models(), _ledger())
-
-
-def _conn(what: str) -> str:
-    return str(conf.get("mlops", f"{what}_conn_id"))
-
-
-def _who(args: Namespace) -> str:
-    return str(args.by or getpass.getuser())
-
-
-def _reason(args: Namespace) -> str:
-    """
-    Return why somebody wants something.
-
-    :raises ConfigurationError: if it says nothing.
-    """
-    if not args.reason.strip():
-        msg = "--reason is empty; say why, it is put on record"
-        raise ConfigurationError(msg)
-    return str(args.reason)
+    decision = entry.evidence.get("decision")
+    entries = [state.entries[int(decision) - 1]] if decision else []
+    lines = [f"{name}@{entry.version} was champion at {at}:"]
+    lines += [line_of(e) for e in (*entries, entry)]
+    found = {"model": name, "at": at, "champion": entry.version}
+    return found | {"entries": [e.to_dict() for e in (*entries, entry)]}, "\n".join(lines)
 
 
 def _params(text: str) -> dict[str, Any]:
@@ -297,11 +235,6 @@ def _trigger(dag_id: str) -> str:
         msg = f"the request is on record, but there is no Dag {dag_id!r} to answer it"
         raise ConfigurationError(msg) from error
     return str(started["dag_run_id"] if started else "")
-
-
-def _line(entry: Entry) -> str:
-    version = f" {entry.model}@{entry.version}" if entry.version is not None else ""
-    return f"{entry.seq:>4}  {entry.at[:19]}  {entry.op:<9}{version}  {entry.reason}  [{entry.by}]"
 
 
 def _finding(monitor: str, body: dict[str, Any] | None) -> str:

@@ -132,6 +132,22 @@ class State:
         """Return the entry of an idempotency key."""
         return next((e for e in self.entries if e.key == key), None)
 
+    def changed_at(self, when: datetime) -> Entry | None:
+        """
+        Return the entry that had made the champion of a moment, by the clock of the data.
+
+        An entry happened when the newest row that any decision before it had seen was observed;
+        before the first decision, when it was written.
+
+        :param when: a moment with a time zone.
+        """
+        found, now = None, ""
+        for entry in self.entries:
+            now = entry.evidence.get("now") or now
+            if entry.op in ("promote", "rollback"):
+                found = entry if datetime.fromisoformat(now or entry.at) <= when else found
+        return found
+
     def after(self, entry: Entry) -> "State":
         """Return the state with one more entry."""
         state = replace(self, entries=(*self.entries, entry))

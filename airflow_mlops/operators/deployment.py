@@ -181,26 +181,33 @@ class PromoteModelOperator(MlopsOperator):
 
 class RollbackModelOperator(MlopsOperator):
     """
-    Return to the previous champion, or to a named earlier one.
+    Return to an earlier champion, after looking whether it can serve.
 
     :param reason: why; it is put on record (templated).
-    :param to: version to return to; none: the previous champion (templated).
+    :param to: version to return to, or a moment such as ``"2026-05-01"``: whoever was champion
+        then, by the clock of the data; none: the previous champion (templated).
+    :param force: go back although a check failed.
     """
 
     template_fields = (*MlopsOperator.template_fields, "reason", "to")
 
-    def __init__(self, *, reason: str, to: int | str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, reason: str, to: int | str | None = None, force: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.reason = reason
         self.to = to
+        self.force = force
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Decide in the ledger, then write the aliases."""
+        """Look, decide in the ledger, then write the aliases."""
         from airflow_mlops.core.deployment.registry import Ask
+        from airflow_mlops.core.deployment.rollback import parse_target, roll_back
 
         ask = Ask(f"rollback:{task_of(context)}", task_of(context), self.reason, {})
-        to = int(self.to) if self.to not in (None, "", "None") else None
-        entry = self.registry().rollback(self.model, ask, to=to)
+        to = parse_target(None if self.to in (None, "None") else str(self.to))
+        stores = self.registry(), self.datasets()
+        entry = roll_back(*stores, self.model, ask, to=to, force=self.force)
         self.log.info("%s@%s is champion again (entry %d)", self.model, entry.version, entry.seq)
         return {"model": f"{self.model}@{entry.version}", "entry": entry.seq}
 

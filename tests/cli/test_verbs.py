@@ -196,14 +196,51 @@ class TestPromoteAndRollback:
         assert version.format(model) in done.err
         assert ledger.state(model).entries == ()
 
-    def test_rollback(self, mlops, champions, model, ledger):
-        champions(3)
+    def test_rollback(self, mlops, trained_champions, model, ledger):
+        trained_champions(3)
+        look = mlops("rollback", model, "--dry-run")
+        assert look.code == 0
+        assert look.out.startswith(f"{model}@3 -> {model}@2\n  data         {model}@1")
+        assert "ok        answers: 200 answers are what they were" in look.out
+        assert "can serve; nothing was changed" in look.out
+        assert ledger.state(model).champion == 3
         done = mlops("rollback", model, "--reason", "complaints", "--by", "ann")
         assert done.code == 0
         assert f"{model}: champion 3 -> 2 (entry 4, by ann)" in done.out
         done = mlops("rollback", model, "--to", "1", "--reason", "still", "--json")
         assert (done.code, done.json["version"], done.json["reason"]) == (0, 1, "still")
+        assert done.json["evidence"]["plan"]["checks"][0]["status"] == "ok"
         assert ledger.state(model).champion == 1
+
+    def test_rollback_to_what_cannot_serve_is_refused_or_insisted_on(
+        self, mlops, champions, model, ledger
+    ):
+        champions(2)  # of files that are no model
+        done = mlops("rollback", model, "--dry-run")
+        assert done.code == 1
+        assert f"{model}@1 cannot serve" in done.out
+        done = mlops("rollback", model, "--reason", "r")
+        assert done.code == 1
+        assert "no earlier champion can; or insist with --force" in done.err
+        assert ledger.state(model).champion == 2
+        done = mlops("rollback", model, "--reason", "r", "--force")
+        assert done.code == 0
+        assert ledger.state(model).entries[-1].evidence["forced"] is True
+
+    def test_a_moment_that_is_none_is_refused(self, mlops, champions, model):
+        champions(2)
+        for words in (("rollback", model, "--reason", "r", "--to"), ("history", model, "--at")):
+            done = mlops(*words, "last tuesday")
+            assert done.code == 2
+            assert "'last tuesday'" in done.err
+
+    def test_history_says_who_was_champion_then(self, mlops, champions, model, ledger):
+        champions(2)
+        done = mlops("history", model, "--at", "2999-01-01")
+        assert done.code == 0
+        assert f"{model}@2 was champion at 2999-01-01" in done.out
+        done = mlops("history", model, "--at", "1999-01-01", "--json")
+        assert (done.code, done.json["message"]) == (2, f"{model} had no champion at 1999-01-01")
 
     @pytest.mark.parametrize(
         ("number", "to", "words"),
@@ -289,7 +326,7 @@ class TestExitCodes:
         assert str(closed_port) in done.err
         assert "UnavailableError" in done.err
 
-    @pytest.mark.parametrize("verb", ["retrain", "promote", "rollback"])
+    @pytest.mark.parametrize("verb", ["retrain", "promote"])
     def test_a_reason_is_required(self, mlops, verb):
         done = mlops(verb, "m")
         assert done.code == 2

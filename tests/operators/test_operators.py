@@ -127,11 +127,8 @@ class TestSnapshot:
 
 class TestRollback:
     @pytest.fixture
-    def two_champions(self, registry, make_version, ask):
-        refs = [make_version(), make_version()]
-        for ref in refs:
-            registry.promote(ref, ask(f"promote {ref}"), epoch=None, order=None)
-        return refs
+    def two_champions(self, trained_champions):
+        return trained_champions(2)
 
     def test_returns_to_the_previous_champion_once(
         self, connections, alone, two_champions, ledger, model, model_store
@@ -178,7 +175,9 @@ class TestRollback:
                 ref = make_version(name=name)
                 registry.promote(ref, ask(f"promote {ref}"), epoch=None, order=None)
         with DAG(model, schedule=None) as dag:
-            RollbackModelOperator.partial(task_id="t", reason="both").expand(model=names)
+            RollbackModelOperator.partial(task_id="t", reason="both", force=True).expand(
+                model=names
+            )
         done = run(dag)
         assert done.state == "success"
         by = [ledger.state(name).entries[-1].by for name in names]

@@ -116,10 +116,10 @@ class ModelRegistry:
         """
         before = self.ledger.state(name)
         if before.of(ask.key) is None:
-            self._verified(ModelRef(name, _rollback_target(before, name, to)))
+            self._verified(ModelRef(name, rollback_target(before, name, to)))
 
         def build(state: State) -> Entry:
-            version = _rollback_target(state, name, to)
+            version = rollback_target(state, name, to)
             evidence = {**ask.evidence, "from": state.champion}
             return Entry(
                 name, "rollback", "", ask.by, ask.reason, version, state.epoch, evidence=evidence
@@ -275,7 +275,13 @@ def _objection(state: State, ref: ModelRef, epoch: int | None, order: int | None
     return ""
 
 
-def _rollback_target(state: State, name: str, to: int | None) -> int:
+def rollback_target(state: State, name: str, to: int | None) -> int:
+    """
+    Return the version that a rollback leads to.
+
+    :param to: version that was asked for; ``None``: the previous champion.
+    :raises ConfigurationError: if there is nothing to go back to, or it never was champion.
+    """
     if to is None:
         if state.previous is None:
             msg = f"nothing to roll back to: {name} has had {len(state.ever)} champion(s)"

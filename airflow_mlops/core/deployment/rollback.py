@@ -1,0 +1,235 @@
+"""
+Back to an earlier champion, with all that belongs to it, after looking whether it can serve.
+
+A model version carries its data version, its features and its contract: what is drift, and what is
+a break, is measured against the champion's own. So one entry of the ledger turns them all back.
+Before it is written, the version has to load here, to give the answers it gave when it was trained,
+and to fit the rows of today.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from airflow_mlops.core.data.contract import Contract, schema_breaks
+from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.deployment.registry import Ask, ModelRegistry, rollback_target
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    MlopsError,
+    RejectedError,
+    UnavailableError,
+)
+from airflow_mlops.core.ledger import Entry, State
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+
+TOLERANCE = 1e-6
+"""How far an answer may move before it counts as another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """
+    One question that was asked before a version may serve again.
+
+    :param status: ``uncertain`` if it could not be answered, such as when old rows are gone.
+    """
+
+    name: str
+    status: Literal["ok", "failed", "uncertain"]
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.status:<9} {self.name}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    What a rollback would do.
+
+    :param champion: who is champion now.
+    :param target: who would be.
+    :param parts: what belongs to it: data, labels, features, code, environment.
+    """
+
+    champion: str
+    target: str
+    parts: dict[str, str]
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """Checks that speak against it."""
+        return tuple(check for check in self.checks if check.status == "failed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self) | {"checks": [asdict(check) for check in self.checks]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.champion} -> {self.target}"]
+        lines += [f"  {name:<12} {value}" for name, value in self.parts.items()]
+        return "\n".join([*lines, *(f"  {check}" for check in self.checks)])
+
+
+def plan_rollback(
+    registry: ModelRegistry,
+    datasets: DatasetStore,
+    name: str,
+    to: int | datetime | None = None,
+) -> Plan:
+    """
+    Find the version to return to, and look whether it can serve; nothing is changed.
+
+    :param to: version that was champion before, or a moment by the clock of the data; none: the
+        previous champion.
+    :raises ConfigurationError: if there is no such version.
+    """
+    state = registry.ledger.state(name)
+    target = ModelRef(name, rollback_target(state, name, _version(state, name, to)))
+    parts, checks = _looked_at(registry, datasets, target)
+    return Plan(f"{name}@{state.champion}", str(target), parts, tuple(checks))
+
+
+def roll_back(
+    registry: ModelRegistry,
+    datasets: DatasetStore,
+    name: str,
+    ask: Ask,
+    *,
+    to: int | datetime | None = None,
+    force: bool = False,
+) -> Entry:
+    """
+    Return to an earlier champion that can serve.
+
+    :param force: go back although a check failed; files that were changed are refused all the same.
+    :raises RejectedError: if a check failed; an earlier champion that can serve is named.
+    """
+    state = registry.ledger.state(name)
+    done = state.of(ask.key)
+    if done is not None:
+        return registry.rollback(name, ask, to=done.version)
+    plan = plan_rollback(registry, datasets, name, to)
+    version = ModelRef.parse(plan.target).version
+    if plan.failed and not force:
+        reasons = "; ".join(f"{check.name}: {check.found}" for check in plan.failed)
+        other = next(_others(registry, datasets, state, version), None)
+        way = f"{other} can serve: --to {other.version}" if other else "no earlier champion can"
+        msg = f"{plan.target} cannot serve: {reasons}. {way}; or insist with --force"
+        raise RejectedError(msg)
+    evidence = {**ask.evidence, "plan": plan.to_dict(), "forced": bool(plan.failed)}
+    return registry.rollback(name, Ask(ask.key, ask.by, ask.reason, evidence), to=version)
+
+
+def parse_target(text: str | None) -> int | datetime | None:
+    """
+    Read where to roll back to: a version, or a moment; nothing: the previous champion.
+
+    :raises ConfigurationError: if it is neither.
+    """
+    if not text:
+        return None
+    return int(text) if text.isdecimal() else moment_of(text)
+
+
+def moment_of(text: str) -> datetime:
+    """
+    Read a moment; a day begins at midnight UTC.
+
+    :raises ConfigurationError: if it is not ISO 8601.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = (
+            f"neither a version nor a moment: {text!r} (such as 4, or ISO 8601: 1997-05-01, "
+            "1997-05-01T12:00+02:00)"
+        )
+        raise ConfigurationError(msg) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _version(state: State, name: str, to: int | datetime | None) -> int | None:
+    """Turn a moment into the version that was champion then."""
+    if not isinstance(to, datetime):
+        return to
+    entry = state.changed_at(to)
+    if entry is None:
+        msg = f"{name} had no champion at {to.isoformat()}"
+        raise ConfigurationError(msg)
+    return entry.version
+
+
+def _others(
+    registry: ModelRegistry, datasets: DatasetStore, state: State, but: int
+) -> Iterator[ModelRef]:
+    """Yield the earlier champions that can serve, newest first."""
+    for version in sorted(state.ever - {but, state.champion or 0}, reverse=True):
+        ref = ModelRef(state.entries[0].model, version)
+        if all(check.status != "failed" for check in _looked_at(registry, datasets, ref)[1]):
+            yield ref
+
+
+def _looked_at(
+    registry: ModelRegistry, datasets: DatasetStore, ref: ModelRef
+) -> tuple[dict[str, str], list[Check]]:
+    """Load a version, ask it what it was asked before, and hold it against the rows of today."""
+    try:
+        with registry.models.opened(ref) as model:
+            recipe = model.about["recipe"]
+            names = ("data", "labels", "features", "code", "environment")
+            checks = [
+                Check("files", "ok", "unchanged, and they load here"),
+                _answers(datasets, model),
+                _schema(datasets, model),
+            ]
+            return {name: recipe[name] for name in names}, checks
+    except UnavailableError:
+        raise
+    except Exception as error:  # noqa: BLE001  (what a model raises while it loads is the finding)
+        text = str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
+        return {}, [Check("files", "failed", text)]
+
+
+def _answers(datasets: DatasetStore, model: Any) -> Check:
+    """Compare with the answers that travel with the model."""
+    then, recipe = model.about["answers"], model.about["recipe"]
+    since, until = (datetime.fromisoformat(t) for t in (then["since"], recipe["until"]))
+    try:
+        table = datasets.open(DatasetRef.parse(recipe["data"]))
+    except DatasetNotFoundError as error:
+        return Check("answers", "uncertain", str(error))
+    frame = table.between(since, until).to_arrow().to_pandas()
+    frame = frame.set_index(frame[table.key].astype(str), drop=False)
+    if not set(then["keys"]) <= set(frame.index):
+        lost = len(set(then["keys"]) - set(frame.index))
+        return Check("answers", "uncertain", f"{lost} of its rows are gone from {recipe['data']}")
+    try:
+        now = np.asarray(model.predict(frame.loc[then["keys"]].reset_index(drop=True)), float)
+    except Exception as error:  # noqa: BLE001  (whatever another environment does to it)
+        return Check("answers", "failed", f"it raises {type(error).__name__}: {error}")
+    moved = float(np.max(np.abs(now - np.asarray(then["predictions"], float))))
+    if moved > TOLERANCE:
+        return Check("answers", "failed", f"{len(now)} answers moved by up to {moved:.3g}")
+    return Check("answers", "ok", f"{len(now)} answers are what they were")
+
+
+def _schema(datasets: DatasetStore, model: Any) -> Check:
+    """Compare its contract with the newest rows."""
+    name = DatasetRef.parse(model.about["recipe"]["data"]).name
+    newest = datasets.latest(name)
+    if newest is None:
+        return Check("rows of today", "uncertain", f"no dataset {name}")
+    breaks = schema_breaks(
+        Contract.from_dict(model.about["contract"]), datasets.open(newest).schema
+    )
+    fatal = [str(b) for b in breaks if b.kind != "unexpected"]
+    if fatal:
+        return Check("rows of today", "failed", f"{newest} does not fit: {'; '.join(fatal)}")
+    return Check("rows of today", "ok", f"{newest} fits")

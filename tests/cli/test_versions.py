@@ -1,0 +1,43 @@
+"""Verbs about versions, against real stores."""
+
+import pytest
+
+pytestmark = pytest.mark.services
+
+
+def test_two_models_are_compared(mlops, trained_champions, model):
+    trained_champions(2)
+    done = mlops("diff", f"{model}@1", f"{model}@2")
+    assert done.code == 0
+    assert done.out.splitlines()[:2] == [f"{model}@1 -> {model}@2", "  parameter C: 1.0 -> 2.0"]
+    done = mlops("diff", f"{model}@1", f"{model}@2", "--json")
+    assert done.json["parameters"] == {"C": [1.0, 2.0]}
+
+
+def test_two_versions_of_a_dataset_are_compared(
+    mlops, connections, dataset_store, append, labelled_weeks
+):
+    weeks = labelled_weeks(2)
+    append(dataset_store, "d", weeks.source(0, 1))
+    append(dataset_store, "d", weeks.source(), "k2")
+    done = mlops("diff", "d@1", "d@2", "--data")
+    assert done.code == 0
+    assert "d@1 -> d@2: 168 -> 336 rows, 168 added" in done.out
+    done = mlops("diff", "d@1", "d@9", "--data")
+    assert done.code == 2
+    assert "no dataset d@9" in done.err
+
+
+def test_a_version_is_reproduced(mlops, trained_champions, model):
+    (ref,) = trained_champions(1)
+    done = mlops("reproduce", str(ref))
+    assert done.code == 0
+    assert done.out.startswith(f"{ref}: identical bytes")
+    assert mlops("reproduce", str(ref), "--json").json["verdict"] == "identical bytes"
+
+
+@pytest.mark.parametrize("verb", ["reproduce", "diff"])
+def test_an_unknown_version_is_named(mlops, connections, ledger, model, verb):
+    done = mlops(verb, f"{model}@7", *([f"{model}@8"] if verb == "diff" else []))
+    assert done.code == 2
+    assert f"{model}@7" in done.err
