@@ -30,7 +30,8 @@ _AT = Arg(
 )
 _OTHER = Arg(("other",), help="the version to compare with, name@version")
 _ANY = Arg(("model",), help="name@version of a model; with --data, of a dataset")
-_DATA = Arg(("--data",), help="compare datasets, not models", action="store_true")
+_DATA = Arg(("--data",), help="of a dataset, not of a model", action="store_true")
+_HTML = Arg(("--html",), help="print a page instead of Markdown", action="store_true")
 _TOLERANCE = Arg(
     ("--tolerance",),
     help="distance of two predictions up to which they count as the same",
@@ -72,6 +73,8 @@ def get_cli_commands() -> list[GroupCommand]:
             _FORCE,
         ),
         _version_verb("diff", "what changed between two versions", _ANY, _OTHER, _DATA),
+        _version_verb("lineage", "where a version comes from, and what became of it", _VERSION),
+        _version_verb("card", "what people read about a version", _ANY, _DATA, _HTML),
         _version_verb("reproduce", "train a version again, and compare", _VERSION, _TOLERANCE),
         _verb("doctor", "check connections, schema, ledger and aliases"),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
@@ -13,6 +13,9 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.operators.approval import NOBODY
 from airflow_mlops.operators.links import ModelVersionLink
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.deployment.registry import ModelRegistry
 
 
 class SubmitCandidateOperator(MlopsOperator):
@@ -173,10 +176,26 @@ class PromoteModelOperator(MlopsOperator):
         if registry.champion(self.model) != ref:
             msg = f"{ref} was promoted by entry {entry.seq}, and is champion no more"
             raise AirflowSkipException(msg)
+        self._write_cards(registry, ref)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
         self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)
         return {"model": str(ref), "entry": entry.seq}
+
+    def _write_cards(self, registry: "ModelRegistry", ref: ModelRef) -> None:
+        """Put the cards of model and data beside the model, for everybody to read."""
+        from airflow_mlops.core.deployment.cards import data_card, model_card, to_html
+        from airflow_mlops.core.deployment.lineage import lineage
+
+        datasets = self.datasets()
+        found = lineage(registry, datasets, self.observations(), ref)
+        cards = {"card": model_card(found)}
+        if found.data is not None:
+            table = datasets.open(DatasetRef.parse(found.recipe["data"]))
+            cards["data-card"] = data_card(table)
+        for name, text in cards.items():
+            registry.models.log_document(found.run_id, f"{name}.md", text)
+            registry.models.log_document(found.run_id, f"{name}.html", to_html(text))
 
 
 class RollbackModelOperator(MlopsOperator):

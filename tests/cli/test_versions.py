@@ -41,3 +41,17 @@ def test_an_unknown_version_is_named(mlops, connections, ledger, model, verb):
     done = mlops(verb, f"{model}@7", *([f"{model}@8"] if verb == "diff" else []))
     assert done.code == 2
     assert f"{model}@7" in done.err
+
+
+def test_the_lineage_and_the_card_of_a_version(mlops, trained_champions, model):
+    (ref,) = trained_champions(1)
+    done = mlops("lineage", str(ref))
+    assert done.code == 0
+    assert done.out.startswith(f"{ref} (champion)  files ")
+    assert mlops("lineage", str(ref), "--json").json["recipe"]["model"] == model
+    assert mlops("card", str(ref)).out.startswith(f"# Model {ref}")
+    page = mlops("card", str(ref), "--html").out
+    assert page.startswith("<!doctype html>")
+    assert f"<title>Model {ref}</title>" in page
+    data = mlops("card", f"{model}@1", "--data", "--json").json
+    assert data["card"].startswith(f"# Dataset {model}@1")

@@ -33,6 +33,25 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """
+    The predictions one version made.
+
+    :param since: first time it predicted for, ISO 8601; empty if it never did.
+    :param until: last time.
+    """
+
+    predictions: int
+    since: str
+    until: str
+
+    def __str__(self) -> str:
+        if not self.predictions:
+            return "none"
+        return f"{self.predictions:,} for {self.since} to {self.until}"
+
+
+@dataclass(frozen=True, slots=True)
 class Observations:
     """
     Findings, predictions and quarantined rows of one database.
@@ -117,6 +136,17 @@ class Observations:
             ).fetchone()
         never = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
         return (row[0], row[1]) if row and row[0] is not None else never
+
+    def served_by(self, model: ModelRef) -> Served:
+        """Count the predictions of one version."""
+        with self._connected() as connection:
+            row = connection.execute(
+                "select count(*), min(observed_at), max(observed_at) from mlops.predictions "
+                "where model = %s and version = %s",
+                (model.name, model.version),
+            ).fetchone()
+        number, *span = row or (0, None, None)
+        return Served(int(number), *(t.isoformat() if t else "" for t in span))
 
     def served(self, model: str) -> tuple[tuple[str, int, float], ...]:
         """Return key, version and value of every prediction; of several of a key, the first."""

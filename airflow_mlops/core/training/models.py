@@ -190,6 +190,12 @@ class ModelStore:
         with talking(run_id):
             return dict(self.client.get_run(run_id).data.metrics)
 
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run that are not MLflow's own."""
+        with talking(run_id):
+            tags = dict(self.client.get_run(run_id).data.tags)
+        return {k: v for k, v in sorted(tags.items()) if not k.startswith("mlflow.")}
+
     def log_inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
         """Link a run to the dataset versions it read, as MLflow's page shows them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -1,0 +1,170 @@
+"""
+Cards: what people read about a model or a dataset before they decide, as Markdown and as HTML.
+
+Source: Mitchell et al., Model Cards for Model Reporting, 2019; Gebru et al., Datasheets for
+Datasets, 2021.
+"""
+
+import html
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.data.contract import logical_types
+from airflow_mlops.core.data.profile import NumericProfile, Profile, merge_all
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.tables import Table
+    from airflow_mlops.core.deployment.lineage import Lineage
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}"
+    "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
+    "code{background:#f3f3f3}"
+)
+
+
+def model_card(found: "Lineage") -> str:
+    """Describe a model version: what it predicts and from what, how it was judged, who said yes."""
+    recipe, estimator = found.recipe, found.about["estimator"]
+    caution = "" if estimator["format"] != "pickle" else "; **opening it runs code** (pickle)"
+    return _document(
+        f"Model {found.model}",
+        "champion" if found.champion else "not champion now",
+        [
+            "## What it is",
+            *_pairs(
+                ("predicts", f"`{recipe['label']}` of {recipe['labels']}"),
+                ("from", recipe["data"]),
+                ("rows observed", f"{recipe['since']} to {recipe['until']}"),
+                ("features", recipe["features"]),
+                ("estimator", f"{estimator['type']}, stored as {estimator['format']}{caution}"),
+                ("trained by", f"{recipe['train']}, seed {recipe['seed']}"),
+                ("parameters", f"`{json.dumps(dict(recipe['params']), sort_keys=True)}`"),
+                ("code", recipe["code"]),
+                ("environment", recipe["environment"]),
+                ("files", found.digest),
+                ("MLflow run", found.run_id),
+            ),
+            "## How it was judged",
+            *_judged(found),
+            "## What it may be asked",
+            "Rows like those it was trained on; others are reported, and a null where there was "
+            "none is set aside.",
+            "",
+            *_table(
+                ("column", "type", "nulls", "range or values"),
+                (
+                    (c["name"], c["type"], "yes" if c["nullable"] else "no", _range(c))
+                    for c in found.about["contract"]["columns"]
+                ),
+            ),
+            "## Who decided",
+            *_table(
+                ("entry", "when", "what", "by", "reason"),
+                ((e.seq, e.at[:19], e.op, e.by, e.reason) for e in found.decisions),
+            ),
+            "## What it did",
+            f"Predictions: {found.served}.",
+        ],
+    )
+
+
+def data_card(table: "Table") -> str:
+    """Describe a dataset version: where its rows come from, and what is in each column."""
+    commit, profile = table.sidecar.commit, merge_all(table.between().profiles())
+    types = logical_types(table.schema)
+    return _document(
+        f"Dataset {table.ref}",
+        f"{table.rows:,} rows",
+        [
+            "## Where it comes from",
+            *_pairs(
+                ("source", commit.origin or "not on record"),
+                ("written", f"{commit.created_at} by {commit.author or 'nobody knows whom'}"),
+                ("by run", commit.run or "not on record"),
+                ("rows observed", f"{table.windows()[0].start} to {commit.watermark}"),
+                ("windows", f"{len(table.windows())} of {table.window}"),
+                ("key, time", f"`{table.key}`, `{table.time}`"),
+                ("content digest", table.digest),
+            ),
+            "## What is in it",
+            *_table(
+                ("column", "type", "missing", "range or values"),
+                (
+                    (name, types[name], *_content(profile, name))
+                    for name in table.schema.names
+                    if name in profile.columns
+                ),
+            ),
+        ],
+    )
+
+
+def to_html(markdown: str) -> str:
+    """Return a card as one HTML page; what names and reasons contain is shown, and not followed."""
+    from markdown_it import MarkdownIt
+
+    title = html.escape(markdown.partition("\n")[0].removeprefix("# "))
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = reader.disable(["image", "link", "autolink"]).render(markdown)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f"<style>{_STYLE}</style>\n{body}</html>\n"
+    )
+
+
+def _document(title: str, state: str, parts: Sequence[str]) -> str:
+    return "\n".join([f"# {title}", "", f"*{state}*", "", *parts, ""])
+
+
+def _judged(found: "Lineage") -> list[str]:
+    judged = found.evaluation
+    if not judged:
+        return ["It was not judged offline.", ""]
+    against = judged["champion"] or "no champion"
+    lines = [f"On rows from {judged['since']} to {judged['until']}, against {against}.", ""]
+    if judged["note"]:
+        lines += [judged["note"], ""]
+    return lines + _table(
+        ("metric", "value", "95 % interval"),
+        (
+            (m["metric"], f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}")
+            for m in judged["metrics"]
+        ),
+    )
+
+
+def _pairs(*pairs: tuple[str, object]) -> list[str]:
+    return _table(("", ""), pairs)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Write a table of Markdown; a bar or a line break in a value does not end the cell."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(map(_cell, line))} |" for line in lines] + [""]
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _range(column: dict[str, Any]) -> str:
+    if column["categories"] is not None:
+        return ", ".join(column["categories"])
+    if column["minimum"] is None:
+        return "text"
+    return f"{column['minimum']:g} to {column['maximum']:g}"
+
+
+def _content(profile: Profile, name: str) -> tuple[str, str]:
+    """Return share missing, and range or most frequent values, of one column."""
+    found = profile.columns[name]
+    missing = f"{found.missing / found.rows:.1%}" if found.rows else "no rows"
+    if isinstance(found, NumericProfile):
+        if found.times or found.low > found.high:
+            return missing, "times" if found.times else "no value"
+        return missing, f"{found.low:g} to {found.high:g}, mean {found.mean:g}"
+    frequent = sorted(found.values.items(), key=lambda pair: -pair[1])[:5]
+    return missing, ", ".join(f"{value} ({count:,})" for value, count in frequent)
