@@ -39,6 +39,11 @@ _TOLERANCE = Arg(
     default=1e-6,
 )
 _PARAMS = Arg(("--params",), help="parameters of the training function, as JSON", default="{}")
+_FEATURES = Arg(
+    ("--features",),
+    help="train with an earlier feature set, name@fs-..., as `airflow mlops lineage` names it",
+)
+_ROWS = Arg(("--data",), help="train on an earlier version of the rows, name@version")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -58,6 +63,8 @@ def get_cli_commands() -> list[GroupCommand]:
             _MODEL,
             _REASON,
             _PARAMS,
+            _FEATURES,
+            _ROWS,
             _BY,
             _NO_TRIGGER,
         ),

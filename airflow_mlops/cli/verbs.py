@@ -12,6 +12,7 @@ from airflow_mlops.cli.verb import (
     line_of,
     open_datasets,
     open_ledger,
+    open_models,
     open_registry,
     reason_of,
     state_of,
@@ -20,7 +21,7 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import ConfigurationError, MlopsError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
-from airflow_mlops.core.refs import ModelRef, check_name
+from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 
@@ -95,8 +96,8 @@ def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     """Ask for a retrain: the request goes on record, the monitor decides."""
     name, params, reason = args.model, _params(args.params), reason_of(args)
     state_of(name)  # a request for a model that is misspelt would wait for ever
-    key, by = f"request:{uuid.uuid4()}", who(args)
-    draft = Entry(name, "request", "", by, reason, evidence={"params": params})
+    key, by, pins = f"request:{uuid.uuid4()}", who(args), _pins(args)
+    draft = Entry(name, "request", "", by, reason, evidence={"params": params, "pins": pins})
     entry, _ = open_ledger().record(name, key, {"op": "request"}, lambda _: draft)
     text = f"request {entry.seq} of {name} by {by} is on record: {reason}"
     if args.no_trigger:
@@ -210,6 +211,18 @@ def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]
     lines += [line_of(e) for e in (*entries, entry)]
     found = {"model": name, "at": at, "champion": entry.version}
     return found | {"entries": [e.to_dict() for e in (*entries, entry)]}, "\n".join(lines)
+
+
+def _pins(args: Namespace) -> dict[str, str]:
+    """Read ``--features`` and ``--data``, and see that they are there."""
+    pins = {}
+    if args.features:
+        ref = FeatureRef.parse(args.features)
+        open_models().features(ref)
+        pins["features"] = str(ref)
+    if args.data:
+        pins["data"] = str(open_datasets().open(DatasetRef.parse(args.data)).ref)
+    return pins
 
 
 def _params(text: str) -> dict[str, Any]:

@@ -168,9 +168,10 @@ class SelectRowsOperator(MlopsOperator):
             msg = f"no decision to retrain {self.model} is on record: airflow mlops retrain"
             raise ConfigurationError(msg)
         evidence, store = decision.evidence, self.datasets()
+        pins = evidence.get("pins", {})
         span = duration(self.span) * float(evidence.get("share", 1.0))
         learn, holdout = train_and_holdout(
-            store.open(DatasetRef.parse(evidence["data"])),
+            store.open(DatasetRef.parse(pins.get("data", evidence["data"]))),
             store.open(DatasetRef.parse(evidence["labels"])),
             label=self.label_column,
             span=span,
@@ -181,6 +182,7 @@ class SelectRowsOperator(MlopsOperator):
             "reason": decision.reason,
             "burden": evidence["burden"],
             "params": evidence["params"],
+            "features": pins.get("features"),
             "train": learn.to_dict(),
             "holdout": holdout.to_dict(),
             "champion": state.champion,

@@ -22,6 +22,8 @@ class ArchiveFeaturesOperator(MlopsOperator):
     """
     Give the feature code a version: a hash of what it does and of the columns it reads.
 
+    A request may ask for an earlier version: its source comes from a model trained with it.
+
     :param features: ``module:function`` of ``build(rows) -> frame`` (templated).
     :param selection: what ``SelectRowsOperator`` returned (templated).
     """
@@ -36,15 +38,21 @@ class ArchiveFeaturesOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the source, check that it can travel with a model, and hash it."""
         from airflow_mlops.core.data.contract import logical_types
-        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.data.features import feature_version
         from airflow_mlops.core.refs import DatasetRef
 
-        code = archive(self.features)
+        pinned = self.selection.get("features")
+        code = _source(self, self.features, pinned)
         table = self.datasets().open(DatasetRef.parse(self.selection["train"]["data"]))
         columns = logical_types(table.schema)
         ref = FeatureRef(f"{self.model}.features", feature_version(code, columns))
-        self.log.info("%s from %s", ref, self.features)
-        return {"ref": str(ref), "columns": columns, "files": sorted(code.files)}
+        self.log.info("%s from %s", ref, pinned or self.features)
+        return {
+            "ref": str(ref),
+            "columns": columns,
+            "files": sorted(code.files),
+            "pinned": pinned,
+        }
 
 
 class TrainModelOperator(MlopsOperator):
@@ -163,10 +171,11 @@ class TrainModelOperator(MlopsOperator):
 
     def _archived_features(self) -> tuple["CodeArchive", str]:
         """Read the feature code, and insist on the version that the run began with."""
-        from airflow_mlops.core.data.features import archive, feature_version
+        from airflow_mlops.core.data.features import feature_version
         from airflow_mlops.core.errors import ConfigurationError
 
-        found, ref = archive(self.features), self.feature_set["ref"]
+        found = _source(self, self.features, self.feature_set.get("pinned"))
+        ref = self.feature_set["ref"]
         version = f"{self.model}.features@{feature_version(found, self.feature_set['columns'])}"
         if version != ref:
             msg = (
@@ -188,6 +197,13 @@ class TrainModelOperator(MlopsOperator):
             "airflow.run": run_of(context),
             "mlops.host": platform.node(),
         }
+
+
+def _source(operator: MlopsOperator, features: str, pinned: str | None) -> "CodeArchive":
+    """Read the feature code of today, or that of an earlier version that was asked for."""
+    from airflow_mlops.core.data.features import archive
+
+    return operator.models().features(FeatureRef.parse(pinned)) if pinned else archive(features)
 
 
 def _bundle_version(context: Context) -> str | None:

@@ -55,3 +55,37 @@ def test_the_lineage_and_the_card_of_a_version(mlops, trained_champions, model):
     assert f"<title>Model {ref}</title>" in page
     data = mlops("card", f"{model}@1", "--data", "--json").json
     assert data["card"].startswith(f"# Dataset {model}@1")
+
+
+def test_a_retrain_with_versions_that_are_there(mlops, trained_champions, model, ledger):
+    (ref,) = trained_champions(1)
+    features = mlops("lineage", str(ref), "--json").json["recipe"]["features"]
+    done = mlops(
+        *("retrain", model, "--reason", "the old set", "--no-trigger"),
+        *("--features", features, "--data", f"{model}@1"),
+    )
+    assert done.code == 0
+    assert ledger.state(model).entries[-1].evidence["pins"] == {
+        "features": features,
+        "data": f"{model}@1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--features", "{}.features@fs-0000000000000000"), "there are {}.features@fs-"),
+        (("--features", "nonsense"), "not a feature set reference: 'nonsense'"),
+        (("--data", "{}@99"), "no dataset {}@99"),
+    ],
+    ids=["features", "no reference", "data"],
+)
+def test_a_retrain_with_versions_that_are_not_there(
+    mlops, trained_champions, model, ledger, words, says
+):
+    trained_champions(1)
+    words = [word.format(model) for word in words]
+    done = mlops("retrain", model, "--reason", "r", "--no-trigger", *words)
+    assert done.code == 2
+    assert says.format(model) in done.err
+    assert [e.op for e in ledger.state(model).entries] == ["promote"]

@@ -12,8 +12,10 @@ from airflow_mlops.core.errors import (
     ContractBrokenError,
     RejectedError,
 )
+from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.deployment import PromoteModelOperator
-from tests.operators.conftest import SECRET
+from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
@@ -71,6 +73,10 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     assert trained.values["train"]["mlops_model_url"] == page
     assert trained.values["train"]["mlops_run_url"].startswith(f"{pages}/#/experiments/")
     assert trained.values["evaluate"]["mlops_report_url"].endswith("/artifacts/evaluation.json")
+    run_id = trained.value("train")["run_id"]
+    files = {f.path for f in model_store.client.list_artifacts(run_id)}
+    assert {"card.md", "card.html", "data-card.md", "data-card.html"} <= files
+    assert f"| predicts | `up` of {name}.labels@1 |" in model_store.document(run_id, "card.md")
     decision = first.values["decide"]["mlops_decision_url"]
     assert decision.startswith(f"http://airflow.example.com/dags/{name}__monitor/runs/")
     assert f"**{name}@1** against **no champion yet**" in rolled.value("smoke")["card"]
@@ -193,6 +199,26 @@ def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger,
     found = model_store.client.get_run(trained.value("train")["run_id"])
     assert json.loads(found.data.params["params"]) == {"C": 0.01}
     assert found.data.tags["mlops.decision"] == "8"
+
+
+def test_a_retrain_with_an_earlier_feature_set_and_data_version(market, ledger, model_store):
+    """The feature code has changed since; what is asked for comes from the model's own archive."""
+    first_champion(market)
+    old = model_store.get(ModelRef(market.name, 1))
+    changed = FEATURES.replace('rows[["x", "y"]]', 'rows[["y"]]')
+    monitor, train, _ = market.lifecycle(features=f"{market.module(changed)}:build").dags
+    market.deliver(5, 6, labels=(4, 5))
+    pins = {"features": old.tags["mlops.features"], "data": old.tags["mlops.data"]}
+    draft = Entry(market.name, "request", "", "ann", "the old ones", evidence={"pins": pins})
+    ledger.record(market.name, "ask", {"op": "request"}, lambda _: draft)
+    assert run(monitor).value("decide")["op"] == "retrain"
+    done = run(train)
+    assert done.value("features")["pinned"] == pins["features"]
+    trained = model_store.get(ModelRef.parse(done.value("train")["model"]))
+    assert {k: trained.tags[f"mlops.{k}"] for k in pins} == pins
+    with model_store.opened(trained.ref) as model, model_store.opened(old.ref) as before:
+        assert list(model.build(market.weeks.rows.to_pandas())) == ["x", "y"]
+        assert model.about["recipe"]["features"] == before.about["recipe"]["features"]
 
 
 def test_every_task_twice_leaves_one_entry_one_version_one_prediction(

@@ -33,12 +33,14 @@ class Request:
 
     :param seq: entry of the ledger that holds it.
     :param params: parameters for the training function; they replace the policy's.
+    :param pins: versions to train with instead of the newest: ``features``, ``data``.
     """
 
     seq: int
     by: str
     note: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,8 @@ def open_request(state: State) -> Request | None:
     asked = next(waiting, None)
     if asked is None:
         return None
-    return Request(asked.seq, asked.by, asked.reason, asked.evidence.get("params", {}))
+    params, pins = (asked.evidence.get(part, {}) for part in ("params", "pins"))
+    return Request(asked.seq, asked.by, asked.reason, params, pins)
 
 
 def moment(text: str) -> datetime:

@@ -22,6 +22,7 @@ def record(
         "trigger": decision.trigger,
         "burden": decision.burden,
         "params": dict(decision.params),
+        "pins": dict(evidence.request.pins) if evidence.request else {},
         "facts": {k: None if v != v else v for k, v in decision.facts.items()},
         "policy": canonical_digest(policy.to_dict())[:16],
         "thresholds": policy.to_dict(),

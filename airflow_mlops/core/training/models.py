@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
@@ -21,7 +22,7 @@ from airflow_mlops.core.errors import (
     UnavailableError,
     UserCodeError,
 )
-from airflow_mlops.core.refs import ModelRef, Recipe
+from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.files import tree_digest
 from airflow_mlops.core.training.saving import CONTENTS
@@ -128,6 +129,27 @@ class ModelStore:
                 f"name='{name}' and tags.`{RECIPE}`='{recipe}'", max_results=1000
             )
         return tuple(sorted((_version(v) for v in found), key=lambda v: v.ref.version))
+
+    def features(self, ref: FeatureRef) -> CodeArchive:
+        """
+        Return the source of a feature set, from a model that was trained with it.
+
+        :raises ModelNotFoundError: if no version has it; those that exist are named.
+        :raises ModelChangedError: if the files of that version are not those that were evaluated.
+        """
+        name = ref.name.removesuffix(".features")
+        with talking(name):
+            found = self.client.search_model_versions(f"name='{name}'", max_results=1000)
+        versions = sorted((_version(v) for v in found), key=lambda v: v.ref.version)
+        holder = next((v for v in versions if v.tags.get(FEATURES) == str(ref)), None)
+        if holder is None:
+            known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
+            msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
+            raise ModelNotFoundError(msg)
+        with tempfile.TemporaryDirectory(prefix="mlops-features-") as scratch:
+            data = self.fetch(holder, Path(scratch)) / "data" / CONTENTS
+            build = json.loads((data / "mlops.json").read_text("utf-8"))["build"]
+            return CodeArchive.open(data / "features", f"{ref}:{build}")
 
     def get(self, ref: ModelRef) -> ModelVersion:
         """
