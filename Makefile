@@ -31,8 +31,8 @@ fix: $(VENV)/.dev  ## format, and repair what can be repaired
 	-$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
-up: $(VENV)/.local  ## start PostgreSQL, MLflow and Airflow in .local, with the Dags of dags/
-	$(BIN)/python -m airflow_mlops.local up
+up: $(VENV)/.local  ## start PostgreSQL, MLflow and Airflow in .local, with the Dags of dags/, or DAGS=folder
+	$(BIN)/python -m airflow_mlops.local up $(if $(DAGS),--dags $(DAGS))
 
 down:      ## stop what make up started
 	$(BIN)/python -m airflow_mlops.local down

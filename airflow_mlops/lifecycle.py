@@ -37,6 +37,7 @@ from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerfo
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
 from airflow_mlops.policy import (
+    LOSSES,
     Approval,
     AtLeast,
     Better,
@@ -54,9 +55,6 @@ from airflow_mlops.policy import (
     Window,
     Word,
 )
-
-METRICS = ("brier", "log_loss", "absolute_error", "squared_error")
-"""Per-row losses of ``core.evaluation.metrics``, which is too heavy for a Dag file."""
 
 RETRY_DELAY = timedelta(seconds=30)
 """Airflow's own five minutes are long for a server that restarts."""
@@ -117,8 +115,9 @@ class Lifecycle:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for what in (self.features, self.train):
-            if what.count(":") != 1:
+        functions: tuple[Any, ...] = (self.features, self.train)
+        for what in functions:
+            if not isinstance(what, str) or what.count(":") != 1:
                 msg = f"Lifecycle {self.name!r}: {what!r} is not 'module:function'"
                 raise ConfigurationError(msg)
         for problem in _problems(self):
@@ -323,8 +322,14 @@ def _common(life: Lifecycle) -> dict[str, Any]:
 
 def _problems(life: Lifecycle) -> Iterator[str]:
     """Say what cannot work; found at night, it would be a failed task."""
-    if life.metric not in METRICS:
-        yield f"unknown metric {life.metric!r}; known: {', '.join(METRICS)}"
+    if life.metric not in LOSSES:
+        yield f"unknown metric {life.metric!r}; known: {', '.join(LOSSES)}"
+    lists = {"gates": life.gates, "retrain": life.retrain}
+    yield from (
+        f"{what}={words!r} is no list of words; write {what}=[...]"
+        for what, words in lists.items()
+        if not isinstance(words, list | tuple)
+    )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
     if life.rounds < 1:

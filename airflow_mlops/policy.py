@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Self, TypeVar
 
+LOSSES = ("absolute_error", "brier", "log_loss", "squared_error")
+"""Metrics of which less is better."""
+
 _DURATION = re.compile(r"(?P<number>[0-9]+)\s*(?P<unit>[smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SUSTAINED = re.compile(r"(?P<n>[0-9]+) of (?P<m>[0-9]+)")
@@ -83,9 +86,10 @@ class Table(Word):
     :param key: column that names a row; unique.
     :param time: timestamp column by which rows arrive.
     :param label: column that holds the label.
-    :param labels: table of the labels, with the columns ``key``, ``time`` and ``label``; labels
-        usually arrive later than their rows.
-    :param lateness: how late a row may arrive behind newer ones and still be read.
+    :param labels: table of the labels, with the columns ``key``, ``time`` (of the row) and
+        ``label``; labels usually arrive later than their rows.
+    :param lateness: how late a row, or a label, may arrive behind newer ones and still be read;
+        what is later stays unread.
     :param columns: columns to read from ``table``; none: all.
     """
 
@@ -100,6 +104,11 @@ class Table(Word):
 
     def __post_init__(self) -> None:
         duration(self.lateness)
+        for name in ("conn_id", "table", "key", "time", "label", "labels"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                msg = f"Table {name} is {value!r}; it has to be a name"
+                raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +250,11 @@ class AtLeast(Gate):
     metric: str
     value: float
 
+    def __post_init__(self) -> None:
+        if self.metric in LOSSES:
+            msg = f"of {self.metric} less is better: write AtMost({self.metric!r}, {self.value})"
+            raise ValueError(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class AtMost(Gate):
@@ -252,6 +266,11 @@ class AtMost(Gate):
 
     metric: str
     value: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in LOSSES:
+            msg = f"of {self.metric} more is better: write AtLeast({self.metric!r}, {self.value})"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +316,9 @@ class Approval(Word):
 
     def __post_init__(self) -> None:
         duration(self.within)
+        if isinstance(self.by, str):
+            msg = f"Approval by {self.by!r}: write a list, by=[{self.by!r}]"
+            raise ValueError(msg)
         object.__setattr__(self, "by", tuple(self.by))
         if not self.by:
             msg = "Approval needs at least one user in 'by'"

@@ -1,6 +1,8 @@
 """Verbs about decisions: who is champion and why, retrain, promote, roll back; and set-up."""
 
+import contextlib
 import json
+import sys
 import uuid
 from argparse import Namespace
 from typing import Any
@@ -243,7 +245,8 @@ def _trigger(dag_id: str) -> str:
     from airflow.exceptions import DagNotFound
 
     try:
-        started = get_current_api_client().trigger_dag(dag_id=dag_id)
+        with contextlib.redirect_stdout(sys.stderr):  # it talks, and would break --json
+            started = get_current_api_client().trigger_dag(dag_id=dag_id)
     except DagNotFound as error:
         msg = f"the request is on record, but there is no Dag {dag_id!r} to answer it"
         raise ConfigurationError(msg) from error

@@ -13,7 +13,9 @@ def main() -> int:
     """Run one command; exit code 1 if a component does not run."""
     parser = argparse.ArgumentParser(prog="python -m airflow_mlops.local", description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status", "env"))
-    parser.add_argument("--dags", type=Path, default=Path("dags"), help="folder of Dag files")
+    parser.add_argument(
+        "--dags", type=Path, help="folder of Dag files; else that of the last start"
+    )
     parser.add_argument("--home", type=Path, default=Path(".local"), help="folder of the stack")
     args = parser.parse_args()
     try:
@@ -28,6 +30,8 @@ def _run(command: str, stack: Stack) -> int:
         stack.up(print)
         passwords = stack.settings.passwords
         print("sign in as " + ", ".join(f"{u} / {p}" for u, p in passwords.items()))
+        command = f"{shlex.quote(sys.executable)} -m airflow_mlops.local env --home {stack.home}"
+        print(f'for `airflow` in a shell: eval "$({command})"')
     elif command == "down":
         stack.down()
     elif command == "status":

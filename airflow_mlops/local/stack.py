@@ -177,18 +177,27 @@ class Stack(Services):
     The whole stack, Airflow included.
 
     :param home: folder that everything lives in.
-    :param dags: folder of Dag files; its parent goes on the import path.
+    :param dags: folder of Dag files; its parent goes on the import path. ``None``: the one that the
+        stack was started with.
     """
 
-    def __init__(self, home: Path, dags: Path) -> None:
-        self.dags = dags.expanduser().resolve()
-        if not self.dags.is_dir():
-            msg = f"no folder of Dags at {self.dags}; name one with --dags"
-            raise ConfigurationError(msg)
+    def __init__(self, home: Path, dags: Path | None = None) -> None:
+        if dags is not None:
+            _check_folder(dags.expanduser().resolve())
         super().__init__(home)
+        self._note = self.home / "dags-folder"
+        noted = Path(self._note.read_text("utf-8")) if self._note.is_file() else Path("dags")
+        self.dags = (dags or noted).expanduser().resolve()
 
     def up(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Start what does not run yet, and wait until the first task would be quick."""
+        """
+        Start what does not run yet, and wait until the first task would be quick.
+
+        :raises ConfigurationError: if there is no such folder of Dags, or the stack runs with
+            another one.
+        :raises UnavailableError: if a component does not come up; its last log lines are shown.
+        """
+        self._check_dags()
         self._start_postgres()
         progress(f"PostgreSQL    {self.socket_dir}")
         self._start_mlflow()
@@ -207,6 +216,18 @@ class Stack(Services):
             progress(f"{name:<14}{self.urls[name.lower()]}")
         for name in _COMPONENTS[1:]:
             progress(f"{name:<14}log {self.processes.log(name)}")
+
+    def _check_dags(self) -> None:
+        _check_folder(self.dags)
+        if self._note.is_file() and any(self.processes.alive(name) for name in _COMPONENTS):
+            running = self._note.read_text("utf-8")
+            if running != str(self.dags):
+                msg = (
+                    f"the stack in {self.home} runs with the Dags of {running}, not {self.dags}: "
+                    "stop it first (down), or start another one with --home"
+                )
+                raise ConfigurationError(msg)
+        self._note.write_text(str(self.dags), "utf-8")
 
     def env(self) -> dict[str, str]:
         """Return the environment for commands such as ``airflow dags list``."""
@@ -283,3 +304,9 @@ def _take_stale_pid_away(path: Path) -> None:
     if path.exists() and _server_of(path) is None:
         for stale in (path, *path.parent.glob(".s.PGSQL.*.lock")):
             stale.unlink()
+
+
+def _check_folder(dags: Path) -> None:
+    if not dags.is_dir():
+        msg = f"no folder of Dags at {dags}; name one with --dags"
+        raise ConfigurationError(msg)

@@ -62,6 +62,10 @@ class SubmitCandidateOperator(MlopsOperator):
             "evaluation": dict(self.evaluation),
         }
         key = f"propose:{decision}:{ref.version}"
+        state = self.ledger().state(self.model)
+        if state.challenger == ref.version and state.of(key) is None:
+            msg = f"{ref} waits for its approval already: this decision led to the same recipe"
+            raise AirflowSkipException(msg)
         ask = Ask(key, task_of(context), self.verdict["reason"], evidence)
         entry = self.registry().propose(ref, ask, epoch=self.selection["epoch"], order=decision)
         for outlet in self.outlets:

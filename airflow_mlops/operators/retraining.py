@@ -156,7 +156,13 @@ class RequestTrainingOperator(MlopsOperator):
 
         op, reason = self.decision["op"], self.decision["reason"]
         if not self.decision["fresh"]:
-            msg = f"nothing is new since entry {self.decision['decision']} was decided: {reason}"
+            number = self.decision["decision"]
+            msg = f"nothing is new since entry {number} was decided: {op}: {reason}"
+            if op == "retrain":
+                msg += (
+                    f". It started a run of {self.model}__train; if that failed, mend the cause "
+                    f"and clear its failed task, or ask again: airflow mlops retrain {self.model}"
+                )
             raise AirflowSkipException(msg)
         if op == "ask":
             raise RejectedError(reason)

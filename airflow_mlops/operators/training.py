@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -126,6 +127,12 @@ class TrainModelOperator(MlopsOperator):
             ModelVersionLink.name: hook.model_url(ModelRef.parse(done.model)),
         }
         self.log.info("%s from recipe %s, %d rows", done.model, done.recipe[:12], done.rows)
+        if done.model == f"{self.model}@{self.selection['champion']}":
+            msg = (
+                f"{done.model} is champion already, and was made from the very same data, code and "
+                "parameters: nothing to judge; change one of them, for instance with --params"
+            )
+            raise AirflowSkipException(msg)
         return done.to_dict()
 
     def _training(self, context: Context) -> Any:

@@ -132,7 +132,7 @@ class TestRetrain:
         assert f"the next run of {decided}__monitor answers it" in done.out
         entry = ledger.state(decided).entries[-1]
         assert (entry.op, entry.reason) == ("request", "new tariff")
-        assert entry.evidence == {"params": {"depth": 3}}
+        assert entry.evidence == {"params": {"depth": 3}, "pins": {}}
 
     def test_starts_the_monitor(self, mlops, ledger, decided):
         with DAG(f"{decided}__monitor", schedule=None) as dag:

@@ -11,7 +11,7 @@ import pytest
 from airflow_mlops import policy as words
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.evaluation.metrics import LOSSES
-from airflow_mlops.lifecycle import METRICS, Lifecycle
+from airflow_mlops.lifecycle import Lifecycle
 
 pytestmark = pytest.mark.airflow
 
@@ -154,6 +154,9 @@ class TestRefused:
             ({"budget": "4 per week"}, "week"),
             ({"metric": "accuracy"}, "accuracy"),
             ({"approve": None}, "person"),
+            ({"features": len}, "'module:function'"),
+            ({"gates": words.Loads()}, "write gates=[...]"),
+            ({"retrain": words.Probe()}, "write retrain=[...]"),
             ({"rounds": 0}, "0"),
             ({"retrain": [words.Gate()]}, "Gate"),
             ({"gates": [words.Probe()]}, "Probe"),
@@ -178,6 +181,11 @@ class TestRefused:
             (lambda: words.Drift("3 of 2"), "3 of 2"),
             (lambda: words.Drift("often"), "often"),
             (lambda: words.Approval(by=[]), "by"),
+            (lambda: words.Approval(by="ml-lead"), "by=['ml-lead']"),
+            (lambda: words.AtLeast("brier", 0.2), "AtMost('brier', 0.2)"),
+            (lambda: words.AtMost("roc_auc", 0.7), "AtLeast('roc_auc', 0.7)"),
+            (lambda: words.Table("c", "t", "k", "t", "l", None), "labels is None"),
+            (lambda: words.Table("c", "t", "", "t", "l", "ls"), "key is ''"),
             (lambda: words.Approval(by=["a"], within="2 days"), "2 days"),
             (lambda: words.Table("c", "t", "k", "t", "l", "ls", lateness="late"), "late"),
         ],
@@ -187,7 +195,7 @@ class TestRefused:
             word()
 
     def test_the_losses_are_those_of_the_core(self):
-        assert sorted(METRICS) == sorted(LOSSES)
+        assert sorted(words.LOSSES) == sorted(LOSSES)
 
     def test_two_lifecycles_of_one_name_in_one_file(self, tmp_path):
         path = tmp_path / "twins.py"

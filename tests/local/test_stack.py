@@ -89,6 +89,20 @@ class TestStopped:
         with pytest.raises(ConfigurationError, match=f"no folder of Dags at {home / 'none'}"):
             Stack(home / "h", home / "none")
 
+    def test_the_folder_of_dags_is_remembered(self, home, dags):
+        stack = Stack(home / "h", dags)
+        stack._check_dags()
+        assert Stack(home / "h").dags == stack.dags
+
+    def test_a_running_stack_takes_no_other_folder_of_dags(self, home, dags, monkeypatch):
+        stack = Stack(home / "h", dags)
+        stack._check_dags()
+        (home / "other").mkdir()
+        other = Stack(home / "h", home / "other")
+        monkeypatch.setattr(type(other.processes), "alive", lambda _, name: name == "scheduler")
+        with pytest.raises(ConfigurationError, match=f"runs with the Dags of {stack.dags}, not"):
+            other._check_dags()
+
     def test_a_database_of_another_home_is_left_running(self, home, services):
         stale = Services(home / "h")
         lock = (services.home / "pg" / "postmaster.pid").read_text()
@@ -124,6 +138,10 @@ class TestCommand:
         code, _, err = local("env", "--home", home / "h", "--dags", dags)
         assert code == 1
         assert "PostgreSQL does not run" in err
+
+    def test_status_and_down_need_no_folder_of_dags(self, local, home):
+        assert local("status", "--home", home / "h")[0] == 1
+        assert local("down", "--home", home / "h")[0] == 0
 
     def test_down_of_a_stopped_home(self, local, home, dags):
         assert local("down", "--home", home / "h", "--dags", dags)[0] == 0

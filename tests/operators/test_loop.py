@@ -201,6 +201,17 @@ def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger,
     assert found.data.tags["mlops.decision"] == "8"
 
 
+def test_a_retrain_of_the_very_same_recipe_has_nothing_to_judge(market, ledger):
+    (monitor, train, _), _ = first_champion(market)
+    draft = Entry(market.name, "request", "", "ann", "again", evidence={"params": {}})
+    ledger.record(market.name, "ask", {"op": "request"}, lambda _: draft)
+    assert run(monitor).value("decide")["op"] == "retrain"
+    done = run(train)
+    assert done.states["train"] == "skipped"
+    assert set(done.states.values()) == {"success", "skipped"}
+    assert ops(ledger.state(market.name))[-1] == "retrain"
+
+
 def test_a_retrain_with_an_earlier_feature_set_and_data_version(market, ledger, model_store):
     """The feature code has changed since; what is asked for comes from the model's own archive."""
     first_champion(market)

@@ -171,15 +171,17 @@ class PostgresSource:
             raise _no_connection(self.table, error) from error
         types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
         wanted = self.columns or tuple(types)
-        missing = [name for name in (*wanted, self.key, self.time) if name not in types]
+        asked = dict.fromkeys((*wanted, self.key, self.time))
+        missing = [name for name in asked if name not in types]
         if missing:
             known = ", ".join(types)
+            lost = ", ".join(map(repr, missing))
             msg = (
-                f"table {self.table} has no column {', '.join(map(repr, missing))}; it has {known}"
+                f"table {self.table} has no column {lost}; it has {known}. "
+                "Rows need their key and time, labels the key and time of their row, and the label"
             )
             raise ConfigurationError(msg)
-        names = dict.fromkeys((*wanted, self.key, self.time))
-        return [(name, *types[name]) for name in names]
+        return [(name, *types[name]) for name in asked]
 
 
 @dataclass(frozen=True, slots=True)

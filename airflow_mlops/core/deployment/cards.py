@@ -27,26 +27,12 @@ _STYLE = (
 
 def model_card(found: "Lineage") -> str:
     """Describe a model version: what it predicts and from what, how it was judged, who said yes."""
-    recipe, estimator = found.recipe, found.about["estimator"]
-    caution = "" if estimator["format"] != "pickle" else "; **opening it runs code** (pickle)"
     return _document(
         f"Model {found.model}",
         "champion" if found.champion else "not champion now",
         [
             "## What it is",
-            *_pairs(
-                ("predicts", f"`{recipe['label']}` of {recipe['labels']}"),
-                ("from", recipe["data"]),
-                ("rows observed", f"{recipe['since']} to {recipe['until']}"),
-                ("features", recipe["features"]),
-                ("estimator", f"{estimator['type']}, stored as {estimator['format']}{caution}"),
-                ("trained by", f"{recipe['train']}, seed {recipe['seed']}"),
-                ("parameters", f"`{json.dumps(dict(recipe['params']), sort_keys=True)}`"),
-                ("code", recipe["code"]),
-                ("environment", recipe["environment"]),
-                ("files", found.digest),
-                ("MLflow run", found.run_id),
-            ),
+            *_made(found),
             "## How it was judged",
             *_judged(found),
             "## What it may be asked",
@@ -117,6 +103,24 @@ def to_html(markdown: str) -> str:
 
 def _document(title: str, state: str, parts: Sequence[str]) -> str:
     return "\n".join([f"# {title}", "", f"*{state}*", "", *parts, ""])
+
+
+def _made(found: "Lineage") -> list[str]:
+    recipe, estimator = found.recipe, found.about["estimator"]
+    caution = "" if estimator["format"] != "pickle" else "; **opening it runs code** (pickle)"
+    return _pairs(
+        ("predicts", f"`{recipe['label']}` of {recipe['labels']}"),
+        ("from", recipe["data"]),
+        ("rows observed", f"{recipe['since']} to {recipe['until']}"),
+        ("features", recipe["features"]),
+        ("estimator", f"{estimator['type']}, stored as {estimator['format']}{caution}"),
+        ("trained by", f"{recipe['train']}, seed {recipe['seed']}"),
+        ("parameters", f"`{json.dumps(dict(recipe['params']), sort_keys=True)}`"),
+        ("code", recipe["code"]),
+        ("environment", recipe["environment"]),
+        ("files", found.digest),
+        ("MLflow run", found.run_id),
+    )
 
 
 def _judged(found: "Lineage") -> list[str]:

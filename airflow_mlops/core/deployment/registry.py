@@ -284,7 +284,11 @@ def rollback_target(state: State, name: str, to: int | None) -> int:
     """
     if to is None:
         if state.previous is None:
-            msg = f"nothing to roll back to: {name} has had {len(state.ever)} champion(s)"
+            others = sorted(state.ever - {state.champion})
+            way = f"go to one of its other champions with --to: {others}" if others else ""
+            what = "has no champion yet" if state.champion is None else "had no champion before"
+            now = f"{name}@{state.champion}" if state.champion is not None else name
+            msg = f"nothing to roll back to: {now} {what}{'; ' + way if way else ''}"
             raise ConfigurationError(msg)
         return state.previous
     if to not in state.ever:

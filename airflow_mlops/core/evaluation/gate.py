@@ -153,7 +153,7 @@ def _not_worse(gate: NotWorse, found: Evaluation) -> Check:
     if compared is None:
         return _not_compared(name, found)
     if found.burden == "better" and compared.difference <= 0:
-        return Check(name, "passed", f"better, as the probe promised: {compared}")
+        return Check(name, "passed", f"better, as was asked for: {compared}")
     margin = gate.margin * compared.champion
     if compared.bound(gate.alpha) < margin:
         return Check(name, "passed", f"surely not worse by {gate.margin:.0%}: {compared}")

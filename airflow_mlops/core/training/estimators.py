@@ -8,6 +8,7 @@ built. *folder* is what an estimator writes itself: a plain class of the trainin
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -112,11 +113,17 @@ def _written(
 
 def _write_skops(estimator: Any, path: Path) -> tuple[tuple[str, ...], list[str]]:
     """Return the types to trust, and those that nobody should; then nothing is written."""
-    import skops.io
-    from skops.io.exceptions import UnsupportedTypeException
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it asks every loaded module for names, deprecated ones too
+        import skops.io
+        from skops.io.exceptions import UnsupportedTypeException
 
     try:
-        skops.io.dump(estimator, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            skops.io.dump(estimator, path)
         types = skops.io.get_untrusted_types(file=path)
     except (UnsupportedTypeException, AttributeError, TypeError, pickle.PicklingError) as error:
         path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ One run of a recipe: the two functions of a user, called with care.
 never from the author's import path.
 """
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,11 +235,10 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -
     except MlopsError:
         raise
     except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        line = f" (line {trace.tb_lineno})" if trace is not None else ""
-        msg = f"{name} raised {type(error).__name__}: {error}{line}"
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if "/features/" in f.filename or "/train/" in f.filename]
+        where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        msg = f"{name} raised {type(error).__name__}: {error}{where.replace('__init__.py, ', '')}"
         raise UserCodeError(msg) from error
 
 

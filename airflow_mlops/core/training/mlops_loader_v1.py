@@ -10,6 +10,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 
@@ -38,7 +39,9 @@ def _estimator(folder: pathlib.Path, about: Any) -> Any:
     """Open the estimator in the format in which it was written."""
     files, written = folder / "estimator", about["estimator"]
     if written["format"] == "skops":
-        import skops.io
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks every loaded module for names
+            import skops.io
 
         return skops.io.load(files / "model.skops", trusted=written["trusted"])
     module = _archived(folder / "train", about["fit"])
