@@ -141,7 +141,7 @@ def _judged(found: "Lineage") -> list[str]:
 
 
 def _pairs(*pairs: tuple[str, object]) -> list[str]:
-    return _table(("", ""), pairs)
+    return _table(("what", "it is"), pairs)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -68,7 +68,7 @@ class ModelDiff:
         lines = [f"{self.one} -> {self.two}", *causes]
         if not causes:
             lines.append("made of the same parts")
-        lines += [f"metric {n}: {_pair(p)}" for n, p in self.metrics.items()]
+        lines += [f"metric {n}: {_pair(_rounded(p))}" for n, p in self.metrics.items()]
         return "\n  ".join(line.replace("\n", "\n  ") for line in lines)
 
 
@@ -164,6 +164,11 @@ def _code(what: str, lines: tuple[str, ...]) -> list[str]:
     if not changed:
         return []
     return [f"{what}: {len(changed)} lines of code changed\n  " + "\n  ".join(lines)]
+
+
+def _rounded(pair: Pair) -> Pair:
+    one, two = (None if value is None else f"{value:.4f}" for value in pair)
+    return one, two
 
 
 def _pair(pair: Pair) -> str:
