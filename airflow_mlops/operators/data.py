@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
@@ -12,8 +12,66 @@ from airflow_mlops.hooks.warehouse import WarehouseHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.policy import duration
 
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.sources import Source
 
-class SnapshotTableOperator(MlopsOperator):
+
+class _SnapshotOperator(MlopsOperator):
+    """Version what a source has beyond the newest version, exactly once per run."""
+
+    template_fields: Sequence[str] = (*MlopsOperator.template_fields, "dataset", "windows_of")
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        key: str,
+        time: str,
+        window: str = "7d",
+        lateness: str = "0d",
+        windows_of: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.key = key
+        self.time = time
+        self.window = window
+        self.lateness = lateness
+        self.windows_of = windows_of
+
+    def source(self) -> tuple["Source", str]:
+        """Return where the rows are, and how that is written down."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Read what is new, and commit it as one version."""
+        source, origin = self.source()
+        store = self.datasets()
+        shared = store.latest(self.windows_of) if self.windows_of else None
+        try:
+            commit = store.append(
+                self.dataset,
+                source,
+                app_key=task_of(context),
+                time=self.time,
+                key=self.key,
+                window=duration(self.window),
+                lateness=duration(self.lateness),
+                windows_from=store.open(shared).origin if shared else None,
+                author=self.owner,
+                origin=origin,
+                run=run_of(context),
+            )
+        except ContractBrokenError as error:
+            finding = {"status": "broken", "breaks": [str(error)], "dataset": self.dataset}
+            self.observations().record(self.model, "contract", run_of(context), finding)
+            raise
+        self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
+        return commit.to_dict()
+
+
+class SnapshotTableOperator(_SnapshotOperator):
     """
     Version the new rows of a PostgreSQL table, exactly once per run.
 
@@ -32,66 +90,55 @@ class SnapshotTableOperator(MlopsOperator):
     :param warehouse_conn_id: connection to the PostgreSQL server (templated).
     """
 
-    template_fields = (
-        *MlopsOperator.template_fields,
-        "table",
-        "dataset",
-        "windows_of",
-        "warehouse_conn_id",
-    )
+    template_fields = (*_SnapshotOperator.template_fields, "table", "warehouse_conn_id")
 
     def __init__(
         self,
         *,
         table: str,
-        dataset: str,
-        key: str,
-        time: str,
         columns: Sequence[str] | None = None,
-        window: str = "7d",
-        lateness: str = "0d",
-        windows_of: str | None = None,
         warehouse_conn_id: str = WarehouseHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.table = table
-        self.dataset = dataset
-        self.key = key
-        self.time = time
         self.columns = columns
-        self.window = window
-        self.lateness = lateness
-        self.windows_of = windows_of
         self.warehouse_conn_id = warehouse_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Read what is new, and commit it as one version."""
-        source = WarehouseHook(self.warehouse_conn_id).source(
-            self.table, key=self.key, time=self.time, columns=self.columns
-        )
-        store = self.datasets()
-        shared = store.latest(self.windows_of) if self.windows_of else None
-        try:
-            commit = store.append(
-                self.dataset,
-                source,
-                app_key=task_of(context),
-                time=self.time,
-                key=self.key,
-                window=duration(self.window),
-                lateness=duration(self.lateness),
-                windows_from=store.open(shared).origin if shared else None,
-                author=self.owner,
-                origin=f"{self.warehouse_conn_id}:{self.table}",
-                run=run_of(context),
-            )
-        except ContractBrokenError as error:
-            finding = {"status": "broken", "breaks": [str(error)], "dataset": self.dataset}
-            self.observations().record(self.model, "contract", run_of(context), finding)
-            raise
-        self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
-        return commit.to_dict()
+    def source(self) -> tuple["Source", str]:
+        """Return the table."""
+        hook = WarehouseHook(self.warehouse_conn_id)
+        source = hook.source(self.table, key=self.key, time=self.time, columns=self.columns)
+        return source, f"{self.warehouse_conn_id}:{self.table}"
+
+
+class SnapshotFilesOperator(_SnapshotOperator):
+    """
+    Version the new rows of Parquet or CSV files, exactly once per run.
+
+    The same as :class:`SnapshotTableOperator` for files: those that were added since are read with
+    the next run.
+
+    :param path: a file, or a pattern such as ``/data/meter/*.parquet`` (templated).
+    :param dataset: name of the dataset to append to (templated).
+    :param key: column that names a row.
+    :param time: timestamp column by which rows arrive; without time zone it is read as UTC.
+    :param window: length of a window; fixed with the first snapshot.
+    :param lateness: how late a row may arrive behind newer ones.
+    :param windows_of: dataset whose windows are shared; it has to be there first (templated).
+    """
+
+    template_fields = (*_SnapshotOperator.template_fields, "path")
+
+    def __init__(self, *, path: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+
+    def source(self) -> tuple["Source", str]:
+        """Return the files."""
+        from airflow_mlops.core.data.file_sources import FileSource
+
+        return FileSource(self.path, self.key, self.time), f"files:{self.path}"
 
 
 class CheckContractOperator(MlopsOperator):

@@ -35,7 +35,8 @@ def defined_in(folder: str, base: str):
     for path in sorted((PACKAGE / folder).glob("[a-z]*.py")):
         name = f"airflow_mlops.{folder}.{path.stem}"
         for _, found in inspect.getmembers(importlib.import_module(name), inspect.isclass):
-            if issubclass(found, getattr(airflow.sdk, base)) and found.__module__ == name:
+            ours = issubclass(found, getattr(airflow.sdk, base)) and found.__module__ == name
+            if ours and not found.__name__.startswith("_"):
                 yield found
 
 
@@ -43,21 +44,21 @@ def operators():
     return list(defined_in("operators", "BaseOperator"))
 
 
-def own_parameters(found) -> list[str]:
-    """Parameters that the classes of this package declare."""
+def own_parameters(found) -> dict[str, inspect.Parameter]:
+    """Parameters that the classes of this package declare, by name."""
     own = [c for c in found.__mro__ if c.__module__.startswith("airflow_mlops.")]
     signatures = [inspect.signature(c.__init__) for c in own if "__init__" in vars(c)]
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [p for s in signatures for p in s.parameters.values() if p.kind in named]
-    return list(dict.fromkeys(p.name for p in found if p.name != "self"))
+    return {p.name: p for p in reversed(found) if p.name != "self"}
 
 
 def made(operator):
     """Return an operator with arguments of about the right kind; ``__init__`` only stores them."""
     kinds = {"Sequence": ["x"], "Mapping": {"x": 1}, "int": 1}
     given = {}
-    for name, parameter in inspect.signature(operator.__init__).parameters.items():
-        if name in own_parameters(operator) and parameter.default is inspect.Parameter.empty:
+    for name, parameter in own_parameters(operator).items():
+        if parameter.default is inspect.Parameter.empty:
             written = str(parameter.annotation)
             given[name] = next((v for k, v in kinds.items() if k in written), "x")
     given.setdefault("model", "m")

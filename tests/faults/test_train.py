@@ -57,11 +57,12 @@ def test_a_training_killed_anywhere_gives_one_version_after_its_retry(
         assert loaded.about["recipe"] == facts["recipe"]
 
 
+@pytest.mark.parametrize("where", ["log_inputs", "create_model_version"])
 def test_two_trainings_of_one_recipe_at_once_give_one_version(
-    nursery, facts, model_store, model, tmp_path
+    nursery, facts, model_store, model, tmp_path, where
 ):
     (tmp_path / "met").mkdir()
-    meet = {"meet": "create_model_version", "place": str(tmp_path / "met"), "number": 2}
+    meet = {"meet": where, "place": str(tmp_path / "met"), "number": 2}
     order = {"scenario": "train", "facts": facts, **meet}
     one, two = nursery.run(order, order)
     assert one["code"] == two["code"] == 0

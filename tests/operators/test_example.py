@@ -61,4 +61,6 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     assert again.state == "success"
     assert len(observations.served("example_electricity")) == 336
     rollback = run(dags["example_rollback"])
-    assert "nothing to roll back to: example_electricity has had 1 champion" in str(rollback.error)
+    assert "nothing to roll back to: example_electricity@1 had no champion before" in str(
+        rollback.error
+    )

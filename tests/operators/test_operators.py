@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
 
@@ -13,7 +14,11 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.operators.approval import ApproveModelOperator
-from airflow_mlops.operators.data import SelectRowsOperator, SnapshotTableOperator
+from airflow_mlops.operators.data import (
+    SelectRowsOperator,
+    SnapshotFilesOperator,
+    SnapshotTableOperator,
+)
 from airflow_mlops.operators.deployment import RollbackModelOperator, ScoreBatchOperator
 from airflow_mlops.operators.retraining import RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
@@ -70,6 +75,21 @@ class TestSnapshot:
         assert (done.state, done.tries["t"]) == ("failed", 1)
         assert isinstance(done.error, ConfigurationError)
         assert all(word in str(done.error) for word in words), str(done.error)
+
+    def test_files_are_versioned_like_a_table(
+        self, connections, alone, model, labelled_weeks, tmp_path
+    ):
+        weeks, given = labelled_weeks(2), {"dataset": "meter", "key": "id", "time": "at"}
+        pattern = f"{tmp_path}/*.parquet"
+        pq.write_table(weeks.part(weeks.rows, 0, 1), tmp_path / "a.parquet")
+        first = run(alone(SnapshotFilesOperator, path=pattern, **given)).value("t")
+        pq.write_table(weeks.part(weeks.rows, 1, 2), tmp_path / "b.parquet")
+        second = run(alone(SnapshotFilesOperator, path=pattern, **given)).value("t")
+        assert (first["added"], second["added"], second["rows"]) == (168, 168, 336)
+        assert second["origin"] == f"files:{pattern}"
+        gone = run(alone(SnapshotFilesOperator, path=f"{tmp_path}/none.csv", **given))
+        assert isinstance(gone.error, ConfigurationError)
+        assert "none.csv" in str(gone.error)
 
     def test_a_wrong_password_is_not_tried_again_and_not_shown(
         self, connections, connect, password_login, services, alone, table

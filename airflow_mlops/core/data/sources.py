@@ -200,7 +200,7 @@ class ArrowSource:
 
     def schema(self) -> pa.Schema:
         """Columns and their types, as a dataset stores them."""
-        return pa.schema([(f.name, _stored(f.type)) for f in self.table.schema])
+        return pa.schema([(f.name, stored_type(f.type)) for f in self.table.schema])
 
     @contextlib.contextmanager
     def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
@@ -220,10 +220,10 @@ class ArrowSource:
         yield found.to_reader(max_chunksize=65_536)
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
+def stored_type(kind: pa.DataType) -> pa.DataType:
     """Return the type in which a dataset keeps a column; Delta knows fewer than Arrow."""
     if pt.is_dictionary(kind):
-        return _stored(kind.value_type)
+        return stored_type(kind.value_type)
     if pt.is_timestamp(kind):
         return pa.timestamp("us", "UTC")
     if pt.is_large_string(kind) or pt.is_string_view(kind):

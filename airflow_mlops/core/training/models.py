@@ -224,12 +224,14 @@ class ModelStore:
 
         found = []
         for part in inputs:
-            span = {"version": part.ref, "since": part.since, "until": part.until}
-            source = json.dumps(span | {"digest": part.digest})
+            source = json.dumps({"version": part.ref, "digest": part.digest})
             dataset = Dataset(part.ref, part.digest[-32:], "delta", source)
-            found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part.role)]))
-        with talking(run_id):
-            self.client.log_inputs(run_id, found)
+            tags = {"mlflow.data.context": part.role, "since": part.since, "until": part.until}
+            found.append(DatasetInput(dataset, [InputTag(k, v) for k, v in tags.items()]))
+        for again in (True, False):  # two runs at once may both be the first to name a dataset
+            with talking(run_id, existing_is_fine=again):
+                self.client.log_inputs(run_id, found)
+                return
 
     def log_document(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run."""
