@@ -15,7 +15,7 @@ from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.monitoring.observations import Observations, Served
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.models import EVALUATION
-from airflow_mlops.core.training.saving import CONTENTS
+from airflow_mlops.core.training.saving import about_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,7 @@ def lineage(
     store = registry.models
     version, state = store.get(ref), registry.ledger.state(ref.name)
     with tempfile.TemporaryDirectory(prefix="mlops-lineage-") as scratch:
-        path = store.fetch(version, Path(scratch)) / "data" / CONTENTS / "mlops.json"
-        if not path.is_file():
-            msg = f"{ref} does not say how it was made: it was not trained by airflow_mlops"
-            raise ModelNotFoundError(msg)
-        about = json.loads(path.read_text("utf-8"))
+        about = about_of(store.fetch(version, Path(scratch)), ref)
     recipe = about["recipe"]
     try:
         evaluation = json.loads(store.document(version.run_id, EVALUATION))

@@ -1,7 +1,6 @@
 """What changed between two model versions: every part of the recipe, and what came of it."""
 
 import difflib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.differences import DatasetDiff, compare_datasets
 from airflow_mlops.core.data.features import CodeArchive
-from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
 from airflow_mlops.core.training.models import ModelStore
 from airflow_mlops.core.training.provenance import (
@@ -19,7 +18,7 @@ from airflow_mlops.core.training.provenance import (
     EnvironmentChange,
     compare_environments,
 )
-from airflow_mlops.core.training.saving import CONTENTS
+from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 Pair = tuple[Any, Any]
 """A value then and now."""
@@ -120,12 +119,8 @@ def _made(store: ModelStore, ref: ModelRef) -> _Made:
     with tempfile.TemporaryDirectory(prefix="mlops-diff-") as scratch:
         folder = store.fetch(version, Path(scratch))
         data = folder / "data" / CONTENTS
-        if not (data / "mlops.json").is_file():
-            msg = f"{ref} does not say how it was made: it was not trained by airflow_mlops"
-            raise ModelNotFoundError(msg)
-        about = json.loads((data / "mlops.json").read_text("utf-8"))
         return _Made(
-            Recipe.from_dict(about["recipe"]),
+            Recipe.from_dict(about_of(folder, ref)["recipe"]),
             CodeArchive.open(data / "features", "features").files,
             CodeArchive.open(data / "train", "train").files,
             Environment.parse(store.document(version.run_id, "environment.txt")),

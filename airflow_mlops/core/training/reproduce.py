@@ -37,7 +37,7 @@ from airflow_mlops.core.training.provenance import (
     compare_environments,
     environment,
 )
-from airflow_mlops.core.training.saving import CONTENTS
+from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 _log = logging.getLogger(__name__)
 
@@ -120,11 +120,11 @@ def reproduce(
     """
     version = store.get(ref)
     with tempfile.TemporaryDirectory(prefix="mlops-reproduce-") as scratch:
-        folder = store.fetch(version, Path(scratch)) / "data" / CONTENTS
-        about = _about(folder, ref)
+        fetched = store.fetch(version, Path(scratch))
+        about, folder = about_of(fetched, ref), fetched / "data" / CONTENTS
         recipe = Recipe.from_dict(about["recipe"])
         trained_in = Environment.parse(store.document(version.run_id, "environment.txt"))
-        used = (folder.parents[1] / "requirements.txt").read_text("utf-8").splitlines()
+        used = (fetched / "requirements.txt").read_text("utf-8").splitlines()
         changes = compare_environments(trained_in, environment(), used)
         selection = Selection(recipe.data, recipe.labels, recipe.label, recipe.since, recipe.until)
         rows, later = selection.read(datasets), _holdout(store, datasets, version.run_id, recipe)
@@ -133,15 +133,6 @@ def reproduce(
             later = None
         now = _replayed(folder, about, rows, later, trained_in, changes)
     return _compared(str(ref), about, then, now, changes, tolerance)
-
-
-def _about(folder: Path, ref: ModelRef) -> dict[str, Any]:
-    path = folder / "mlops.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if not {"recipe", "steps", "answers"} <= set(found):
-        msg = f"{ref} does not say how it was made: it was not trained by airflow_mlops"
-        raise ModelNotFoundError(msg)
-    return found
 
 
 def _holdout(

@@ -10,6 +10,8 @@ from typing import Any
 
 from airflow_mlops.core.data.contract import Contract
 from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.errors import ModelNotFoundError
+from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.estimators import Written, write_estimator
 from airflow_mlops.core.training.files import tree_digest
@@ -81,6 +83,21 @@ def save_model(
                 signature=_signature(Contract.from_dict(about["contract"]), optional),
             )
     return Saved(tree_digest(folder), written)
+
+
+def about_of(folder: Path, ref: ModelRef) -> dict[str, Any]:
+    """
+    Read the facts that travel with a model.
+
+    :param folder: the model's folder, as it was fetched.
+    :raises ModelNotFoundError: if it does not say how it was made.
+    """
+    path = folder / "data" / CONTENTS / "mlops.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if not {"recipe", "steps", "answers"} <= set(found):
+        msg = f"{ref} does not say how it was made: it was not trained by airflow_mlops"
+        raise ModelNotFoundError(msg)
+    return found
 
 
 def _signature(contract: Contract, optional: Sequence[str]) -> Any:
