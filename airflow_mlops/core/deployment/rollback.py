@@ -203,9 +203,9 @@ def _answers(datasets: DatasetStore, model: Any) -> Check:
     since, until = (datetime.fromisoformat(t) for t in (then["since"], recipe["until"]))
     try:
         table = datasets.open(DatasetRef.parse(recipe["data"]))
-    except DatasetNotFoundError as error:
+        frame = table.between(since, until).to_arrow().to_pandas()
+    except (DatasetNotFoundError, UnavailableError, OSError) as error:
         return Check("answers", "uncertain", str(error))
-    frame = table.between(since, until).to_arrow().to_pandas()
     frame = frame.set_index(frame[table.key].astype(str), drop=False)
     if not set(then["keys"]) <= set(frame.index):
         lost = len(set(then["keys"]) - set(frame.index))
@@ -223,12 +223,14 @@ def _answers(datasets: DatasetStore, model: Any) -> Check:
 def _schema(datasets: DatasetStore, model: Any) -> Check:
     """Compare its contract with the newest rows."""
     name = DatasetRef.parse(model.about["recipe"]["data"]).name
-    newest = datasets.latest(name)
-    if newest is None:
+    try:
+        newest = datasets.latest(name)
+        schema = datasets.open(newest).schema if newest else None
+    except (DatasetNotFoundError, UnavailableError) as error:
+        return Check("rows of today", "uncertain", str(error))
+    if schema is None:
         return Check("rows of today", "uncertain", f"no dataset {name}")
-    breaks = schema_breaks(
-        Contract.from_dict(model.about["contract"]), datasets.open(newest).schema
-    )
+    breaks = schema_breaks(Contract.from_dict(model.about["contract"]), schema)
     fatal = [str(b) for b in breaks if b.kind != "unexpected"]
     if fatal:
         return Check("rows of today", "failed", f"{newest} does not fit: {'; '.join(fatal)}")

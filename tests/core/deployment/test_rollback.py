@@ -9,7 +9,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.deployment.registry import ModelRegistry
 from airflow_mlops.core.deployment.rollback import parse_target, plan_rollback, roll_back
-from airflow_mlops.core.errors import ConfigurationError, RejectedError
+from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
 from airflow_mlops.core.ledger import Entry
 
 pytestmark = pytest.mark.services
@@ -81,6 +81,23 @@ def test_old_rows_that_are_gone_leave_it_uncertain_and_possible(
     plan = plan_rollback(registry, empty, model)
     assert statuses(plan) == {"files": "ok", "answers": "uncertain", "rows of today": "uncertain"}
     roll_back(registry, empty, model, ask("back"))
+    assert registry.champion(model) == one
+
+
+def test_a_dataset_store_that_is_down_does_not_hold_up_a_rollback(
+    registry, trained_champions, model, ask, monkeypatch
+):
+    one, _ = trained_champions(2)
+
+    def away(*_):
+        msg = "the dataset store does not answer"
+        raise UnavailableError(msg)
+
+    monkeypatch.setattr(DatasetStore, "delta", away)
+    store = DatasetStore("s3://away")
+    plan = plan_rollback(registry, store, model)
+    assert statuses(plan) == {"files": "ok", "answers": "uncertain", "rows of today": "uncertain"}
+    roll_back(registry, store, model, ask("back"))
     assert registry.champion(model) == one
 
 
