@@ -35,7 +35,7 @@ from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, sideca
 from airflow_mlops.core.data.contract import schema_breaks
 from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.snapshots import Flow, Request, Target
-from airflow_mlops.core.data.sources import Source
+from airflow_mlops.core.data.sources import Source, quoted
 from airflow_mlops.core.data.tables import Slice, Table
 from airflow_mlops.core.errors import (
     ConfigurationError,
@@ -383,9 +383,8 @@ def _check_first(asked: Request, offered: pa.Schema) -> None:
 
 def _from(column: str, moment: datetime) -> str:
     """Write ``column >= moment`` in the words of delta-rs."""
-    name = column.replace('"', '""')
     text = moment.isoformat(timespec="microseconds")
-    return f"\"{name}\" >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
+    return f"{quoted(column)} >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
 
 
 def _history(table: DeltaTable) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from airflow_mlops.core.data.contract import logical_types
+from airflow_mlops.core.data.sources import quoted
 from airflow_mlops.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -165,10 +166,10 @@ def _joined(then: "pa.Table", now: "pa.Table", key: str, columns: list[str]) -> 
     """
     import duckdb
 
-    k, differ = _quoted(key), []
+    k, differ = quoted(key), []
     for name in columns:
         cast = "" if then.schema.field(name).type == now.schema.field(name).type else "::text"
-        differ.append(f"one.{_quoted(name)}{cast} is distinct from two.{_quoted(name)}{cast}")
+        differ.append(f"one.{quoted(name)}{cast} is distinct from two.{quoted(name)}{cast}")
     both = f"one.{k} is not null and two.{k} is not null"
     marks = "".join(f", {both} and {text} as d{i}" for i, text in enumerate(differ))
     anything = " or ".join(differ) or "false"
@@ -182,7 +183,3 @@ def _joined(then: "pa.Table", now: "pa.Table", key: str, columns: list[str]) -> 
             f"from one full join two on one.{k} = two.{k} order by 1"
         )
         return found.to_arrow_table()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

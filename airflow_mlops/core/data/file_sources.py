@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from airflow_mlops.core.data.sources import stored_type
+from airflow_mlops.core.data.sources import quoted, stored_type
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class FileSource:
         :raises RejectedError: if a file breaks off, or a value has no place in its column.
         """
         schema = self.schema()
-        time, key = _quoted(self.time), _quoted(self.key)
+        time, key = quoted(self.time), quoted(self.key)
         with self._relation() as relation:
             if since is not None:
                 moment = (since - _EPOCH) // timedelta(microseconds=1)
@@ -99,7 +99,3 @@ class FileSource:
                 msg = f"{self.path} cannot be read: {str(error).strip()}; correct the file"
                 raise RejectedError(msg) from error
             yield found
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -220,6 +220,11 @@ class ArrowSource:
         yield found.to_reader(max_chunksize=65_536)
 
 
+def quoted(name: str) -> str:
+    """Write a column's name for an engine that reads SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def stored_type(kind: pa.DataType) -> pa.DataType:
     """Return the type in which a dataset keeps a column; Delta knows fewer than Arrow."""
     if pt.is_dictionary(kind):

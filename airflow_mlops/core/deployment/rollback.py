@@ -26,9 +26,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef, ModelRef
-
-TOLERANCE = 1e-6
-"""How far an answer may move before it counts as another one."""
+from airflow_mlops.core.training.reproduce import TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)

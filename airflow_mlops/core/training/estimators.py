@@ -114,9 +114,7 @@ def _written(
 def _write_skops(estimator: Any, path: Path) -> tuple[tuple[str, ...], list[str]]:
     """Return the types to trust, and those that nobody should; then nothing is written."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it asks every loaded module for names, deprecated ones too
+        warnings.simplefilter("ignore")  # skops asks every loaded module for deprecated names, too
         import skops.io
         from skops.io.exceptions import UnsupportedTypeException
 

@@ -25,7 +25,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.files import tree_digest
-from airflow_mlops.core.training.saving import CONTENTS
+from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,9 +147,9 @@ class ModelStore:
             msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
             raise ModelNotFoundError(msg)
         with tempfile.TemporaryDirectory(prefix="mlops-features-") as scratch:
-            data = self.fetch(holder, Path(scratch)) / "data" / CONTENTS
-            build = json.loads((data / "mlops.json").read_text("utf-8"))["build"]
-            return CodeArchive.open(data / "features", f"{ref}:{build}")
+            folder = self.fetch(holder, Path(scratch))
+            build = about_of(folder, holder.ref)["build"]
+            return CodeArchive.open(folder / "data" / CONTENTS / "features", f"{ref}:{build}")
 
     def get(self, ref: ModelRef) -> ModelVersion:
         """
