@@ -19,6 +19,7 @@ from airflow_mlops.core.data.removals import removal_of
 from airflow_mlops.core.data.snapshots import Request
 from airflow_mlops.core.data.sources import Source
 from airflow_mlops.core.data.tables import Slice, Table
+from airflow_mlops.core.data.tags import Tag, read_tags, remove_tag, write_tag
 from airflow_mlops.core.data.version_log import (
     META,
     Change,
@@ -125,11 +126,9 @@ class DatasetStore:
 
     def _find(self, ref: DatasetRef) -> "tuple[DeltaTable, Sidecar]":
         """Return the newest state of a table, and what it says about one version."""
-        table = self.log.find(ref.name)
-        newest = -1 if table is None else table.version()
-        if table is None or ref.version > newest:
-            has = "no such dataset" if table is None else f"the latest version is {newest}"
-            msg = f"no dataset {ref} below {self.root}: {has}"
+        table = self._table(ref.name, asked=str(ref))
+        if ref.version > table.version():
+            msg = f"no dataset {ref} below {self.root}: the latest version is {table.version()}"
             raise DatasetNotFoundError(msg)
         sidecar = self.log.newest(table, until=ref.version)
         if sidecar is None:
@@ -137,12 +136,65 @@ class DatasetStore:
             raise DatasetNotFoundError(msg)
         return table, sidecar
 
+    def _table(self, name: str, *, asked: str = "") -> "DeltaTable":
+        table = self.log.find(name)
+        if table is None:
+            msg = f"no dataset {asked or name} below {self.root}: no such dataset"
+            raise DatasetNotFoundError(msg)
+        return table
+
     def commits(self, name: str) -> tuple[Commit, ...]:
         """Return the commits of a dataset, newest first."""
         table = self.log.find(name)
         if table is None:
             return ()
         return tuple(self.log.sidecar(table, h).commit for h in history(table) if META in h)
+
+    def tag(self, ref: DatasetRef, name: str, *, by: str = "", move: bool = False) -> Tag:
+        """
+        Give a version a name; ``name@tag`` then stands for it, and ``gc`` keeps it.
+
+        :param by: who names it.
+        :param move: consent to take the name from another version.
+        :raises DatasetNotFoundError: if there is no such version.
+        :raises ConfigurationError: if ``name`` may not be a tag.
+        :raises RejectedError: if another version has it, and it may not be moved.
+        """
+        table, _ = self._find(ref)
+        return write_tag(self.log, table, ref, name, by=by, move=move)
+
+    def untag(self, name: str, tag: str) -> None:
+        """
+        Take a tag away; one that is not there is fine.
+
+        :raises DatasetNotFoundError: if there is no such dataset.
+        """
+        remove_tag(self.log, self._table(name), tag)
+
+    def tags(self, name: str) -> dict[str, Tag]:
+        """
+        Return the tags of a dataset by name.
+
+        :raises DatasetNotFoundError: if there is no such dataset.
+        """
+        return read_tags(self.log, self._table(name))
+
+    def resolve(self, text: str) -> DatasetRef:
+        """
+        Read ``name@version`` or ``name@tag``.
+
+        :raises DatasetNotFoundError: if there is no such dataset or tag.
+        :raises ConfigurationError: if it is neither.
+        """
+        name, _, last = text.partition("@")
+        if not last[:1].isalpha():
+            return DatasetRef.parse(text)
+        known = self.tags(DatasetRef.parse(f"{name}@0").name)
+        if last not in known:
+            has = ", ".join(sorted(known)) or "none"
+            msg = f"no tag {last!r} of dataset {name}; tags: {has}"
+            raise DatasetNotFoundError(msg)
+        return DatasetRef(name, known[last].version)
 
     def restore(self, ref: DatasetRef, *, app_key: str, author: str = "", run: str = "") -> Commit:
         """
