@@ -31,6 +31,7 @@ class ModelDiff:
 
     :param metrics: metric -> value then and now; one that only one of them has is ``None``.
     :param parameters: parameter of the training function -> value then and now.
+    :param feature_parameters: parameter of the feature function -> value then and now.
     :param features: changes of the feature code, as a unified diff; empty if there are none.
     :param train: changes of the training code.
     :param recipe: other parts of the recipe -> reference then and now.
@@ -43,6 +44,7 @@ class ModelDiff:
     two: str
     metrics: Mapping[str, Pair]
     parameters: Mapping[str, Pair]
+    feature_parameters: Mapping[str, Pair]
     features: tuple[str, ...]
     train: tuple[str, ...]
     recipe: Mapping[str, Pair]
@@ -57,7 +59,7 @@ class ModelDiff:
     def __str__(self) -> str:
         causes = [
             *(f"parameter {n}: {_pair(p)}" for n, p in self.parameters.items()),
-            *_code("features", self.features),
+            *_of_features(self.feature_parameters, self.features),
             *_code("train", self.train),
             *(f"{n}: {_pair(p)}" for n, p in self.recipe.items()),
             *([f"rows: {self.data}"] if self.data else []),
@@ -76,8 +78,8 @@ class _Made:
     """What one version is made of."""
 
     recipe: Recipe
-    features: Mapping[str, str]
-    train: Mapping[str, str]
+    features: CodeArchive
+    train: CodeArchive
     environment: Environment
     requirements: tuple[str, ...]
     metrics: Mapping[str, float]
@@ -105,6 +107,7 @@ def compare_models(
         str(two),
         metrics,
         _changes(then.recipe.params, now.recipe.params),
+        _changes(then.features.params, now.features.params),
         _diff(then.features, now.features),
         _diff(then.train, now.train),
         _changes(*known),
@@ -121,8 +124,8 @@ def _made(store: ModelStore, ref: ModelRef) -> _Made:
         data = folder / "data" / CONTENTS
         return _Made(
             Recipe.from_dict(about_of(folder, ref)["recipe"]),
-            CodeArchive.open(data / "features", "features").files,
-            CodeArchive.open(data / "train", "train").files,
+            CodeArchive.open(data / "features", "features"),
+            CodeArchive.open(data / "train", "train"),
             Environment.parse(store.document(version.run_id, "environment.txt")),
             tuple((folder / "requirements.txt").read_text("utf-8").splitlines()),
             store.metrics(version.run_id),
@@ -141,17 +144,22 @@ def _rows(datasets: DatasetStore, then: Recipe, now: Recipe) -> tuple[DatasetDif
 
 
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Pair]:
-    names = sorted({*then, *now})
-    return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
+    pairs = {n: (then.get(n), now.get(n)) for n in sorted({*then, *now})}
+    return {n: (a, b) for n, (a, b) in pairs.items() if type(a) is not type(b) or a != b}
 
 
-def _diff(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+def _diff(then: CodeArchive, now: CodeArchive) -> tuple[str, ...]:
     """Return a unified diff of source files."""
     lines: list[str] = []
-    for name in sorted({*then, *now}):
-        one, two = (side.get(name, "").splitlines() for side in (then, now))
+    for name in sorted({*then.files, *now.files}):
+        one, two = (side.files.get(name, "").splitlines() for side in (then, now))
         lines += difflib.unified_diff(one, two, name, name, lineterm="", n=1)
     return tuple(lines)
+
+
+def _of_features(parameters: Mapping[str, Pair], code: tuple[str, ...]) -> list[str]:
+    changed = [f"feature parameter {n}: {_pair(p)}" for n, p in parameters.items()]
+    return [*changed, *_code("features", code)]
 
 
 def _code(what: str, lines: tuple[str, ...]) -> list[str]:

@@ -322,10 +322,16 @@ class ModelStore:
 
         :raises ModelNotFoundError: if there is no such version.
         :raises ModelChangedError: if its files are not those that were evaluated.
+        :raises UserCodeError: if a package it imports is not installed here.
         """
         with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
             folder = self.fetch(self.get(ref), Path(scratch))
-            yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            try:
+                model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            except ImportError as error:
+                msg = f"{ref} does not load here: {error}"
+                raise UserCodeError(msg) from error
+            yield model
 
 
 def _version(found: Any) -> ModelVersion:
