@@ -1,4 +1,4 @@
-"""What changed between two model versions: every part of the recipe, and what came of it."""
+"""What changed between two model versions, or two feature sets: every part, and what came of it."""
 
 import difflib
 import tempfile
@@ -11,7 +11,8 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.differences import DatasetDiff, compare_datasets
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import DatasetNotFoundError
-from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
+from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, Recipe
+from airflow_mlops.core.training.catalogue import feature_set
 from airflow_mlops.core.training.models import ModelStore
 from airflow_mlops.core.training.provenance import (
     Environment,
@@ -74,6 +75,38 @@ class ModelDiff:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureDiff:
+    """
+    What changed from one feature set to another.
+
+    :param parameters: parameter of the function -> value then and now.
+    :param code: changes of the source, as a unified diff; empty if there are none.
+    :param inputs: column of the rows -> logical type then and now.
+    :param outputs: column that is built -> whether it was, and is.
+    """
+
+    one: str
+    two: str
+    parameters: Mapping[str, Pair]
+    code: tuple[str, ...]
+    inputs: Mapping[str, Pair]
+    outputs: Mapping[str, Pair]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        causes = [
+            *_of_features(self.parameters, self.code),
+            *(f"input {n}: {_pair(p)}" for n, p in self.inputs.items()),
+            *(f"output {n}: {_pair(p)}" for n, p in self.outputs.items()),
+        ]
+        lines = [f"{self.one} -> {self.two}", *(causes or ["made of the same parts"])]
+        return "\n  ".join(line.replace("\n", "\n  ") for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
 class _Made:
     """What one version is made of."""
 
@@ -114,6 +147,26 @@ def compare_models(
         data,
         note,
         compare_environments(then.environment, now.environment, now.requirements),
+    )
+
+
+def compare_features(store: ModelStore, one: FeatureRef, two: FeatureRef) -> FeatureDiff:
+    """
+    Compare two feature sets, of one model or of two; neither is loaded.
+
+    :raises ModelNotFoundError: if no version has one of them; those that exist are named.
+    :raises ModelChangedError: if the files of that version are not those that were evaluated.
+    """
+    (then, old), (now, new) = (feature_set(store, ref, None) for ref in (one, two))
+    made = (dict.fromkeys(side.outputs, "made") for side in (then, now))
+    known = then.outputs and now.outputs
+    return FeatureDiff(
+        str(one),
+        str(two),
+        _changes(old.params, new.params),
+        _diff(old, new),
+        _changes(then.inputs, now.inputs) if then.inputs and now.inputs else {},
+        _changes(*made) if known else {},
     )
 
 

@@ -18,6 +18,7 @@ from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import Recipe, canonical_json
 from airflow_mlops.core.training import models
+from airflow_mlops.core.training.catalogue import feature_tags
 from airflow_mlops.core.training.estimators import Written
 from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
 from airflow_mlops.core.training.models import DataInput, ModelStore, ModelVersion
@@ -139,7 +140,8 @@ def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, L
         store.log(run_id, _params(training), metrics, folder)
         store.log_inputs(run_id, _inputs(training))
     if not store.of_recipe(training.name, recipe.id):
-        store.register(training.name, run_id, _facts(training, saved, base))
+        about = feature_tags(training.features, training.about["contract"], features.columns)
+        store.register(training.name, run_id, _facts(training, saved, base) | about)
 
 
 def _params(training: Training) -> dict[str, Any]:
