@@ -29,7 +29,17 @@ _AT = Arg(
     help="who was champion at a moment such as 1997-06-01, by the clock of the data, and why",
 )
 _OTHER = Arg(("other",), help="the version to compare with, name@version")
-_ANY = Arg(("model",), help="name@version of a model; with --data, of a dataset")
+_ANY = Arg(
+    ("model",),
+    help="name@version of a model, or name.features@fs-... of a feature set; with --data, of a "
+    "dataset",
+)
+_SETS = Arg(
+    ("model",),
+    nargs="?",
+    help="a model, or one feature set, name.features@fs-...; all models if not given",
+)
+_SOURCE = Arg(("--source",), help="print the archived code of the set, too", action="store_true")
 _DATA = Arg(("--data",), help="of a dataset, not of a model", action="store_true")
 _HTML = Arg(("--html",), help="print a page instead of Markdown", action="store_true")
 _TOLERANCE = Arg(
@@ -80,6 +90,9 @@ def get_cli_commands() -> list[GroupCommand]:
             _FORCE,
         ),
         _version_verb("diff", "what changed between two versions", _ANY, _OTHER, _DATA),
+        _version_verb(
+            "features", "feature sets, and which versions learnt from them", _SETS, _SOURCE
+        ),
         _version_verb("lineage", "where a version comes from, and what became of it", _VERSION),
         _version_verb("card", "what people read about a version", _ANY, _DATA, _HTML),
         _version_verb("reproduce", "train a version again, and compare", _VERSION, _TOLERANCE),

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class ModelVersion:
     :param recipe: id of its recipe.
     :param digest: SHA-256 over the paths and bytes of its files.
     :param tags: all its tags.
+    :param created_at: when it was registered, ISO 8601.
     """
 
     ref: ModelRef
@@ -64,6 +66,7 @@ class ModelVersion:
     digest: str
     status: str
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    created_at: str = ""
 
     def fact(self, name: str) -> str:
         """
@@ -124,11 +127,21 @@ class ModelStore:
 
     def of_recipe(self, name: str, recipe: str) -> tuple[ModelVersion, ...]:
         """Return all versions made from a recipe; the first is the canonical one, for ever."""
+        return self._search(name, f"name='{name}' and tags.`{RECIPE}`='{recipe}'")
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """Return all versions of a model, oldest first."""
+        return self._search(name, f"name='{name}'")
+
+    def _search(self, name: str, wanted: str) -> tuple[ModelVersion, ...]:
+        found: list[ModelVersion] = []
+        token = None
         with talking(name):
-            found = self.client.search_model_versions(
-                f"name='{name}' and tags.`{RECIPE}`='{recipe}'", max_results=1000
-            )
-        return tuple(sorted((_version(v) for v in found), key=lambda v: v.ref.version))
+            while token != "":
+                page = self.client.search_model_versions(wanted, 1000, page_token=token)
+                found += map(_version, page)
+                token = page.token or ""
+        return tuple(sorted(found, key=lambda v: v.ref.version))
 
     def features(self, ref: FeatureRef) -> CodeArchive:
         """
@@ -137,19 +150,26 @@ class ModelStore:
         :raises ModelNotFoundError: if no version has it; those that exist are named.
         :raises ModelChangedError: if the files of that version are not those that were evaluated.
         """
-        name = ref.name.removesuffix(".features")
-        with talking(name):
-            found = self.client.search_model_versions(f"name='{name}'", max_results=1000)
-        versions = sorted((_version(v) for v in found), key=lambda v: v.ref.version)
-        holder = next((v for v in versions if v.tags.get(FEATURES) == str(ref)), None)
-        if holder is None:
-            known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
-            msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
-            raise ModelNotFoundError(msg)
+        holder = self.trained_with(ref)[0]
         with tempfile.TemporaryDirectory(prefix="mlops-features-") as scratch:
             folder = self.fetch(holder, Path(scratch))
             build = about_of(folder, holder.ref)["build"]
             return CodeArchive.open(folder / "data" / CONTENTS / "features", f"{ref}:{build}")
+
+    def trained_with(self, ref: FeatureRef) -> tuple[ModelVersion, ...]:
+        """
+        Return the versions that were trained with a feature set, oldest first.
+
+        :raises ModelNotFoundError: if there is none; those sets that exist are named.
+        """
+        name = ref.name.removesuffix(".features")
+        versions = self.versions(name)
+        found = tuple(v for v in versions if v.tags.get(FEATURES) == str(ref))
+        if not found:
+            known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
+            msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
+            raise ModelNotFoundError(msg)
+        return found
 
     def get(self, ref: ModelRef) -> ModelVersion:
         """
@@ -258,11 +278,7 @@ class ModelStore:
         with talking(name):
             uri = self.client.get_run(run_id).info.artifact_uri
             self.client.create_model_version(
-                name,
-                f"{uri}/model",
-                run_id=run_id,
-                tags=dict(tags),
-                await_creation_for=0,
+                name, f"{uri}/model", run_id=run_id, tags=dict(tags), await_creation_for=0
             )
 
     def settle(self, versions: Sequence[ModelVersion]) -> None:
@@ -322,17 +338,24 @@ class ModelStore:
 
         :raises ModelNotFoundError: if there is no such version.
         :raises ModelChangedError: if its files are not those that were evaluated.
+        :raises UserCodeError: if a package it imports is not installed here.
         """
         with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
             folder = self.fetch(self.get(ref), Path(scratch))
-            yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            try:
+                model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            except ImportError as error:
+                msg = f"{ref} does not load here: {error}"
+                raise UserCodeError(msg) from error
+            yield model
 
 
 def _version(found: Any) -> ModelVersion:
     tags = dict(found.tags)
     ref = ModelRef(found.name, int(found.version))
     recipe, digest = tags.get(RECIPE, ""), tags.get(DIGEST, "")
-    return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags)
+    since = datetime.fromtimestamp((found.creation_timestamp or 0) / 1000, UTC).isoformat()
+    return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags, since)
 
 
 @contextlib.contextmanager
