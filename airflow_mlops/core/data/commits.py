@@ -90,6 +90,7 @@ class Sidecar:
     :param sequence: number of the commit; two commits of one number conflict.
     :param windows: every window of the version.
     :param adopted: column that came later -> contract version since which it is there.
+    :param forgotten: a mark for each time that rows of this version were forgotten on request.
     """
 
     commit: Commit
@@ -100,6 +101,7 @@ class Sidecar:
     sequence: int
     windows: tuple[WindowStats, ...]
     adopted: Mapping[str, int] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
 
     @property
     def contract(self) -> int:
@@ -128,7 +130,8 @@ class Sidecar:
         data = json.loads(text)
         commit = Commit.from_dict(data["commit"])
         windows = tuple(WindowStats(**w) for w in data["windows"])
-        return cls(**{**data, "commit": commit, "windows": windows})
+        forgotten = tuple(data.get("forgotten", ()))
+        return cls(**{**data, "commit": commit, "windows": windows, "forgotten": forgotten})
 
 
 def total_digest(windows: Sequence[WindowStats]) -> ContentDigest:

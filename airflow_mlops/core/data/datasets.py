@@ -208,12 +208,12 @@ class DatasetStore:
         :raises UnavailableError: if the store does not answer.
         """
         table, wanted = self._find(ref)
-        Table.refuse_removed(ref, removal_of(self.log, table, ref))
         change = Change(ref.name, app_key, "restore")
 
         def attempt(table: "DeltaTable", before: Sidecar | None) -> bool:
             if before is None or _same(before, wanted):
                 return False
+            Table.refuse_removed(ref, removal_of(self.log, table, ref))
             path, now = sidecar_name(app_key), datetime.now(UTC)
             commit = replace(
                 wanted.commit,

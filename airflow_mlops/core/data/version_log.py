@@ -1,17 +1,16 @@
 """
 The log of versions: a Delta table for each dataset, with a sidecar beside each of its commits.
 
-The one door to delta-rs. A sidecar is written before the commit that names it: a kill at any moment
-leaves either no commit, or the whole one.
+A sidecar is written before the commit that names it: a kill at any moment leaves either no commit,
+or the whole one.
 """
 
-import contextlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import (
@@ -21,14 +20,12 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import FileSelector
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from airflow_mlops.core.data.commits import Commit, Sidecar
 from airflow_mlops.core.data.sources import quoted
+from airflow_mlops.core.data.table_files import TableFiles
 from airflow_mlops.core.errors import (
-    ConfigurationError,
     DatasetNotFoundError,
     RejectedError,
     UnavailableError,
@@ -57,12 +54,6 @@ _CONFIGURATION = {
     "delta.enableExpiredLogCleanup": "false",
 }
 
-_PATIENCE = {"max_retries": "3", "retry_timeout": "30s"}
-"""An object store that is away is given up after a while; object_store's own limit is 3 minutes."""
-
-_REFUSED = ("Generic Config error", "NoSuchBucket", "AccessDenied", "InvalidAccessKey", "Forbidden")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -80,20 +71,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class VersionLog:
-    """
-    The tables below one root.
-
-    :param root: local path or object-store URI.
-    :param options: credentials and endpoint, as delta-rs names them; never logged.
-    """
-
-    root: str
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def uri(self, name: str) -> str:
-        """Return the place of a dataset."""
-        return f"{self.root.rstrip('/')}/{name}"
+class VersionLog(TableFiles):
+    """The tables below one root."""
 
     def find(self, name: str) -> DeltaTable | None:
         """
@@ -200,7 +179,9 @@ class VersionLog:
                 table,
                 rows,
                 commit_properties=properties,
-                writer_properties=WriterProperties(max_row_group_size=_ROW_GROUP),
+                writer_properties=WriterProperties(
+                    compression="ZSTD", max_row_group_size=_ROW_GROUP
+                ),
                 **how,
             )
 
@@ -223,27 +204,16 @@ class VersionLog:
         commit = replace(found.commit, ref=str(DatasetRef(name, int(entry["version"]))))
         return replace(found, commit=commit)
 
-    def read_file(self, table: DeltaTable, path: str) -> bytes:
-        """
-        Read a file below a table.
-
-        :raises RejectedError: if it is gone.
-        """
-        with self._talking(f"cannot read {path}"):
-            try:
-                with self._files(table).open_input_file(path) as file:
-                    return bytes(file.read())
-            except FileNotFoundError as error:
-                msg = f"{path} of {table.table_uri} is gone: bring it back from a backup"
-                raise RejectedError(msg) from error
-
-    def write_file(self, table: DeltaTable, path: str, data: bytes) -> None:
-        """Write a file below a table; readers see the old one or the new one, never a part."""
-        with self._talking(f"cannot write {path}"):
-            # pyarrow hands delta-rs a Buffer where it wants bytes: write below pyarrow's wrapper
-            file = self._files(table)._handler.open_output_stream(path, {})
-            file.write(data)
-            file.close()
+    def renew_checkpoint(self, table: DeltaTable) -> None:
+        """Write the table's checkpoint anew, if it has any: files of its log were corrected."""
+        name = str(table.table_uri).rstrip("/").rpartition("/")[2]
+        found = self.list_files(table, "_delta_log")
+        old = [p for p in found if "checkpoint" in p]
+        for path in sorted(old, reverse=True):  # the pointer to the newest one first
+            self.remove_file(table, path)
+        if old:
+            with self._talking("cannot write a checkpoint"):
+                self.get(name).create_checkpoint()
 
     def restore(self, table: DeltaTable, version: int, properties: CommitProperties) -> None:
         """
@@ -265,48 +235,43 @@ class VersionLog:
         with self._talking(f"cannot open version {version}"):
             table.load_as_version(version)
 
-    def remove_file(self, table: DeltaTable, path: str) -> None:
-        """Remove a file below a table; one that is gone is fine."""
-        with self._talking(f"cannot remove {path}"), contextlib.suppress(FileNotFoundError):
-            self._files(table).delete_file(path)
+    def vacuum(
+        self, table: DeltaTable, keep: Iterable[int], older: timedelta, *, apply: bool
+    ) -> list[str]:
+        """
+        Find, or remove, the files of rows that no version needs.
 
-    def list_files(self, table: DeltaTable, folder: str) -> list[str]:
-        """Return the paths of the files right below a folder of a table, sorted."""
-        with self._talking(f"cannot list {folder}"):
-            selector = FileSelector(folder, allow_not_found=True)
-            found = self._files(table).get_file_info_selector(selector)
-        return sorted(info.path for info in found if info.is_file)
+        :param keep: versions whose files stay; those of the newest version always do.
+        :param older: how long ago a file has to be replaced, or written and never committed.
+        :return: paths below the table, sorted.
+        """
+        with self._talking("cannot be cleaned up"):
+            found = table.vacuum(
+                int(older / timedelta(hours=1)),
+                dry_run=not apply,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=sorted(keep),
+            )
+        return sorted(unquote(path) for path in found)
 
-    def read_json(self, table: DeltaTable, path: str) -> dict[str, Any] | None:
-        """Read a JSON file below a table, if there is one."""
-        if path not in self.list_files(table, path.rpartition("/")[0]):
-            return None
-        found: dict[str, Any] = json.loads(self.read_file(table, path))
+    def files_of(self, table: DeltaTable) -> dict[int, set[str]]:
+        """
+        Return the files of rows of each version, paths below the table.
+
+        Read from the log: opening a thousand versions one after the other costs much more.
+        """
+        now: set[str] = set()
+        found: dict[int, set[str]] = {}
+        for version in range(table.version() + 1):
+            for line in self.read_file(table, f"_delta_log/{version:020}.json").splitlines():
+                action = json.loads(line)
+                if "add" in action:
+                    now = now | {unquote(action["add"]["path"])}
+                elif "remove" in action:
+                    now = now - {unquote(action["remove"]["path"])}
+            found[version] = now
         return found
-
-    def _options(self) -> dict[str, str] | None:
-        patience = _PATIENCE if "://" in self.root else {}
-        return {**patience, **self.options} or None
-
-    def _files(self, table: DeltaTable) -> DeltaStorageHandler:
-        return DeltaStorageHandler.from_table(table._table, self._options())
-
-    @contextlib.contextmanager
-    def _talking(self, what: str) -> Iterator[None]:
-        """
-        Give delta-rs's errors their family.
-
-        :param what: what cannot be done: the errors name it.
-        """
-        try:
-            yield
-        except CommitFailedError:
-            raise
-        except (DeltaError, OSError) as error:
-            text = _COLOURS.sub("", " ".join(str(error).split()))
-            msg = f"the dataset store at {self.root} {what}: {text}"
-            refused = any(sign in text for sign in _REFUSED)
-            raise (ConfigurationError if refused else UnavailableError)(msg) from error
 
 
 def properties_of(change: Change, sidecar: str, sequence: int) -> CommitProperties:
