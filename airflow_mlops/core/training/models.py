@@ -305,6 +305,13 @@ class ModelStore:
                 with talking(keep.ref.name, existing_is_fine=True):  # another settle says the same
                     self.client.set_tag(run.info.run_id, "mlops.superseded_by", keep.run_id)
 
+    def remove(self, version: ModelVersion) -> None:
+        """Delete a version and its run; what is gone already is fine."""
+        with talking(str(version.ref), missing_is_fine=True):
+            self.client.delete_model_version(version.ref.name, str(version.ref.version))
+        with talking(version.run_id, missing_is_fine=True):
+            self.client.delete_run(version.run_id)
+
     def fail(self, run_id: str) -> None:
         """Close a run that did not make a model."""
         with talking(run_id):
