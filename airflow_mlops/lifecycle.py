@@ -204,6 +204,7 @@ def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
         table=table.table,
         dataset=life.name,
         columns=table.columns,
+        adopt=table.adopt,
         outlets=[life.asset("data")],
         **shared,
     )

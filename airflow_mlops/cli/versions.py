@@ -12,7 +12,7 @@ from airflow_mlops.cli.verb import (
     verb,
 )
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, check_name
+from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def diff(args: Namespace) -> tuple[dict[str, Any], str]:
         from airflow_mlops.core.data.differences import compare_datasets
 
         store = open_datasets()
-        one, two = (store.open(DatasetRef.parse(text)) for text in (args.model, args.other))
+        one, two = (store.open(store.resolve(text)) for text in (args.model, args.other))
         rows = compare_datasets(one, two)
         return rows.to_dict(), str(rows)
     from airflow_mlops.core.training.differences import compare_features, compare_models
@@ -97,7 +97,8 @@ def card(args: Namespace) -> tuple[dict[str, Any], str]:
     from airflow_mlops.core.deployment.cards import data_card, model_card, to_html
 
     if args.data:
-        text = data_card(open_datasets().open(DatasetRef.parse(args.model)))
+        store = open_datasets()
+        text = data_card(store.open(store.resolve(args.model)))
     else:
         text = model_card(_lineage(args.model))
     shown = to_html(text) if args.html else text

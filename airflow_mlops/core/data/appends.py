@@ -85,14 +85,6 @@ class Append:
 
     def _target(self, table: "DeltaTable", before: Sidecar | None, offered: pa.Schema) -> Target:
         """Say where the rows go, after what the source offers was compared with what is there."""
-        unknown = [name for name in self.request.adopt if name not in offered.names]
-        if unknown:
-            has, lost = ", ".join(offered.names), ", ".join(map(repr, unknown))
-            msg = (
-                f"{self.request.name} is to adopt {lost}, but the source offers no such column; it "
-                f"has {has}"
-            )
-            raise ConfigurationError(msg)
         if before is None:
             _check_first(self.request, offered)
             schema, adopted = offered, {}
@@ -130,11 +122,13 @@ class Append:
         extra = [b.column for b in breaks]
         for name in extra:
             if name not in asked.adopt:
-                _log.warning(
-                    "%s: column %r is new at the source; left out, unless the snapshot says adopt",
-                    asked.name,
-                    name,
-                )
+                text = "%s: column %r is new at the source; left out, unless the snapshot adopts it"
+                _log.warning(text, asked.name, name)
+        for name in asked.adopt:
+            if name not in offered.names:
+                has = ", ".join(offered.names)
+                text = "%s: no column %r to adopt at the source yet; it has %s"
+                _log.warning(text, asked.name, name, has)
         return [name for name in extra if name in asked.adopt]
 
     def _centres(self, table: "DeltaTable", before: Sidecar | None) -> Profile | None:

@@ -84,8 +84,7 @@ class DatasetStore:
         :param lateness: how far behind the newest row a late one may still arrive.
         :param adopt: columns that may join the dataset; earlier rows have no value in them. Other
             new columns of the source are left out.
-        :raises ConfigurationError: if ``name`` may not name a dataset, or a column to adopt is not
-            there.
+        :raises ConfigurationError: if ``name`` may not name a dataset.
         :raises ContractBrokenError: if a column is missing, or of another type.
         :raises RejectedError: if there are no rows at all, a time is null, or a key repeats.
         :raises UnavailableError: if the store or the source does not answer.
@@ -178,6 +177,21 @@ class DatasetStore:
         :raises DatasetNotFoundError: if there is no such dataset.
         """
         return read_tags(self.log, self._table(name))
+
+    def find(self, text: str) -> DatasetRef:
+        """
+        Read ``name``, which stands for the newest version, ``name@version`` or ``name@tag``.
+
+        :raises DatasetNotFoundError: if there is no such dataset or tag.
+        :raises ConfigurationError: if it is none of them.
+        """
+        if "@" in text:
+            return self.resolve(text)
+        found = self.latest(text)
+        if found is None:
+            msg = f"no dataset {text!r} below {self.root}: no such dataset"
+            raise DatasetNotFoundError(msg)
+        return found
 
     def resolve(self, text: str) -> DatasetRef:
         """
