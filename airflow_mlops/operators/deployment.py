@@ -1,4 +1,4 @@
-"""Operators for deployment: submit, smoke test, promote, roll back, score."""
+"""Operators for deployment: submit, smoke test, promote, roll back, score, clean up."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,6 +13,7 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.operators.approval import NOBODY
 from airflow_mlops.operators.links import ModelVersionLink
+from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.deployment.registry import ModelRegistry
@@ -273,6 +274,46 @@ class ScoreBatchOperator(MlopsOperator):
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s: %d new predictions for %d rows", ref, done.written, done.rows)
         return done.to_dict()
+
+
+class CollectGarbageOperator(MlopsOperator):
+    """
+    Remove model versions that never served and rows that no version needs, when they are old.
+
+    What ever was champion stays for ever, with the rows it learnt from; so do tagged versions.
+    Returns what went and what is pinned by what.
+
+    :param model: only this model and its datasets; ``None``: all models (templated).
+    :param older: age from which something may go, such as ``"90d"`` (templated).
+    :param apply: remove it; else it is only looked at.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "older")
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        older: str = "90d",
+        apply: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, **kwargs)  # type: ignore[arg-type]
+        self.older = older
+        self.apply = apply
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look, and remove if that was asked for."""
+        from airflow_mlops.core.deployment.garbage import collect_garbage, find_garbage
+
+        asked: dict[str, Any] = {"model": self.model, "older": duration(self.older)}
+        stores = self.registry(), self.datasets()
+        if self.apply:
+            found = collect_garbage(*stores, by=run_of(context), **asked)
+        else:
+            found = find_garbage(*stores, **asked)
+        self.log.info("%s\n%s", "removed" if self.apply else "only looked at", found)
+        return found.to_dict() | {"applied": self.apply}
 
 
 def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: str) -> str:
