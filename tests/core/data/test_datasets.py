@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -373,3 +375,36 @@ def test_a_store_that_does_not_answer_is_unavailable(append):
         store.latest("d")
     assert "hidden-secret" not in str(caught.value)
     assert "hidden" not in repr(store)
+
+
+def test_a_dataset_deleted_outside_is_named(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source(0, 3))
+    table = opened(dataset_store, "d@1")
+    shutil.rmtree(Path(dataset_store.root, "d"))
+    with pytest.raises(DatasetNotFoundError, match="no dataset d@1 below .*: no such dataset"):
+        opened(dataset_store, "d@1")
+    with pytest.raises(RejectedError, match="rows of d@1 cannot be read back.*from a backup"):
+        table.between().to_arrow()
+    assert dataset_store.latest("d") is None
+
+
+def test_a_commit_whose_sidecar_was_deleted_is_named(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source(0, 3))
+    shutil.rmtree(Path(dataset_store.root, "d", "_mlops"))
+    with pytest.raises(RejectedError, match="_mlops/.* of .*/d.* is gone: bring it back"):
+        opened(dataset_store, "d@1")
+
+
+def test_a_version_opens_as_frame_and_as_relation(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source())
+    part = opened(dataset_store, "d@1").between(MONDAY + WEEK, MONDAY + 2 * WEEK)
+    frame = part.to_pandas(["id", "x"])
+    assert list(frame.columns) == ["id", "x"]
+    assert frame["id"].tolist() == list(range(168, 336))
+    with duckdb.connect() as connection:
+        relation = part.to_duckdb(connection)
+        assert relation.aggregate("count(*), min(id), max(id)").fetchall() == [(168, 168, 335)]
+        rows = opened(dataset_store, "d@1").between().to_duckdb(connection)
+        assert rows.filter("kind = 'a'").aggregate("count(*)").fetchall()[0][0] == (
+            weeks.rows["kind"].to_pylist().count("a")
+        )
