@@ -265,8 +265,8 @@ class Slice:
             yield
         except (pa.ArrowInvalid, OSError) as error:
             msg = (
-                f"rows of {self.table.ref} cannot be read back: {plain(error)}; bring the file back from "
-                "a backup, or `airflow mlops restore` a version that is whole"
+                f"rows of {self.table.ref} cannot be read back: {plain(error)}; bring the file "
+                "back from a backup, or `airflow mlops restore` a version that is whole"
             )
             away = not isinstance(error, pa.ArrowInvalid | FileNotFoundError)
             raise (UnavailableError if away else RejectedError)(msg) from error

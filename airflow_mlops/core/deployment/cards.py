@@ -78,11 +78,7 @@ def data_card(table: "Table") -> str:
                 ("content digest", table.digest),
                 ("contract", _contract(sidecar.adopted)),
                 *([("rows", f"**gone**, {table.removed}")] if table.removed else []),
-                *(
-                    [("forgotten", f"rows, {n} times on request")]
-                    if (n := len(sidecar.forgotten))
-                    else []
-                ),
+                *([("forgotten on request", f"{forgotten} times")] if forgotten else []),
             ),
             "## What is in it",
             *_table(

@@ -381,9 +381,9 @@ def test_a_dataset_deleted_outside_is_named(dataset_store, weeks, append):
     append(dataset_store, "d", weeks.source(0, 3))
     table = opened(dataset_store, "d@1")
     shutil.rmtree(Path(dataset_store.root, "d"))
-    with pytest.raises(DatasetNotFoundError, match="no dataset d@1 below .*: no such dataset"):
+    with pytest.raises(DatasetNotFoundError, match=r"no dataset d@1 below .*: no such dataset"):
         opened(dataset_store, "d@1")
-    with pytest.raises(RejectedError, match="rows of d@1 cannot be read back.*from a backup"):
+    with pytest.raises(RejectedError, match=r"rows of d@1 cannot be read back.*from a backup"):
         table.between().to_arrow()
     assert dataset_store.latest("d") is None
 
@@ -391,7 +391,7 @@ def test_a_dataset_deleted_outside_is_named(dataset_store, weeks, append):
 def test_a_commit_whose_sidecar_was_deleted_is_named(dataset_store, weeks, append):
     append(dataset_store, "d", weeks.source(0, 3))
     shutil.rmtree(Path(dataset_store.root, "d", "_mlops"))
-    with pytest.raises(RejectedError, match="_mlops/.* of .*/d.* is gone: bring it back"):
+    with pytest.raises(RejectedError, match=r"_mlops/.* of .*/d.* is gone: bring it back"):
         opened(dataset_store, "d@1")
 
 
