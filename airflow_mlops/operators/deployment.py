@@ -278,27 +278,19 @@ class ScoreBatchOperator(MlopsOperator):
 
 class CollectGarbageOperator(MlopsOperator):
     """
-    Remove model versions that never served and rows that no version needs, when they are old.
+    Remove versions of a model that never served, and rows that nothing needs, when they are old.
 
     What ever was champion stays for ever, with the rows it learnt from; so do tagged versions.
     Returns what went and what is pinned by what.
 
-    :param model: only this model and its datasets; ``None``: all models (templated).
     :param older: age from which something may go, such as ``"90d"`` (templated).
     :param apply: remove it; else it is only looked at.
     """
 
     template_fields = (*MlopsOperator.template_fields, "older")
 
-    def __init__(
-        self,
-        *,
-        model: str | None = None,
-        older: str = "90d",
-        apply: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model=model, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, *, older: str = "90d", apply: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.older = older
         self.apply = apply
 
