@@ -16,7 +16,7 @@ from airflow_mlops.operators.links import ModelVersionLink
 
 if TYPE_CHECKING:
     from airflow_mlops.core.deployment.registry import ModelRegistry
-    from airflow_mlops.core.training.answers import ServingCheck
+    from airflow_mlops.core.training.agreement import ServingCheck
 
 
 class SubmitCandidateOperator(MlopsOperator):
@@ -104,7 +104,7 @@ class SmokeTestModelOperator(MlopsOperator):
         """
         from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
-        from airflow_mlops.core.training.answers import check_answers
+        from airflow_mlops.core.training.agreement import check_answers
 
         state = self.ledger().state(self.model)
         number = newest_event(context, "proposal")

@@ -24,7 +24,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef, ModelRef
-from airflow_mlops.core.training.answers import ServingCheck, check_answers
+from airflow_mlops.core.training.agreement import ServingCheck, check_answers
 
 
 @dataclass(frozen=True, slots=True)

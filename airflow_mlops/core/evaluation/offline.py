@@ -26,7 +26,7 @@ from airflow_mlops.core.evaluation.metrics import (
     measure,
 )
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.answers import check_answers
+from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.models import ModelStore
 
 SMALL_BATCH = 32

@@ -29,7 +29,7 @@ from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
 from airflow_mlops.core.training import replay
-from airflow_mlops.core.training.answers import TOLERANCE
+from airflow_mlops.core.training.agreement import TOLERANCE
 from airflow_mlops.core.training.mlops_loader_v1 import Model
 from airflow_mlops.core.training.models import EVALUATION, ModelStore
 from airflow_mlops.core.training.provenance import (

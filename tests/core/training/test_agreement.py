@@ -12,7 +12,7 @@ from airflow_mlops.core.evaluation.gate import Evaluation, judge
 from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.evaluation.offline import evaluate
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.answers import check_answers
+from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.policy import Loads
 
