@@ -1,6 +1,6 @@
 """Operators for deployment: submit, smoke test, promote, roll back, score, clean up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.deployment.registry import ModelRegistry
+    from airflow_mlops.core.training.agreement import ServingCheck
 
 
 class SubmitCandidateOperator(MlopsOperator):
@@ -80,6 +81,8 @@ class SmokeTestModelOperator(MlopsOperator):
     """
     Load the proposed candidate from its stored files, let it answer, and write its card.
 
+    Fails if it builds other features, or gives other answers, than when it was trained.
+
     The proposal is the one whose event started this run, else the newest on record. Returns the
     card as Markdown, and what an approval is bound to.
 
@@ -95,9 +98,14 @@ class SmokeTestModelOperator(MlopsOperator):
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Verify the files, predict the newest window, and describe what is proposed."""
+        """
+        Verify the files, predict the newest window, and describe what is proposed.
+
+        :raises RejectedError: if it builds other features here, or gives other answers.
+        """
         from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
+        from airflow_mlops.core.training.agreement import check_answers
 
         state = self.ledger().state(self.model)
         number = newest_event(context, "proposal")
@@ -119,6 +127,7 @@ class SmokeTestModelOperator(MlopsOperator):
         with hook.models().opened(ref) as model:
             rows = rows.filter(usable_rows(model, rows, table.key))
             found = predictions(model, rows.to_pandas(), ref)
+            self._refuse_changed(ref, check_answers(store, model))
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
         return {
@@ -127,6 +136,18 @@ class SmokeTestModelOperator(MlopsOperator):
             "champion": state.champion,
             "card": card(ref, state.champion, proposal.evidence, hook.model_url(ref)),
         }
+
+    def _refuse_changed(self, ref: ModelRef, checks: Sequence["ServingCheck"]) -> None:
+        """Let nobody approve a model that is another one here than where it was trained."""
+        for check in checks:
+            self.log.info("%s", check)
+        failed = [f"{check.name}: {check.found}" for check in checks if check.status == "failed"]
+        if failed:
+            msg = (
+                f"{ref} is not here what it was in training: {'; '.join(failed)}. Mend that and "
+                "clear this task, or train again: airflow mlops retrain"
+            )
+            raise RejectedError(msg)
 
 
 class PromoteModelOperator(MlopsOperator):

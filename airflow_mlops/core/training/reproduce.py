@@ -29,6 +29,7 @@ from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
 from airflow_mlops.core.training import replay
+from airflow_mlops.core.training.agreement import TOLERANCE
 from airflow_mlops.core.training.mlops_loader_v1 import Model
 from airflow_mlops.core.training.models import EVALUATION, ModelStore
 from airflow_mlops.core.training.provenance import (
@@ -42,9 +43,6 @@ from airflow_mlops.core.training.saving import CONTENTS, about_of
 _log = logging.getLogger(__name__)
 
 Verdict = Literal["identical bytes", "identical predictions", "within tolerance", "differs"]
-
-TOLERANCE = 1e-6
-"""How far two predictions may lie apart and still be called the same model."""
 
 
 @dataclass(frozen=True, slots=True)
