@@ -97,6 +97,38 @@ def test_an_append_writes_only_windows_that_are_new_or_changed(dataset_store, we
     assert commit.added == 168
 
 
+def test_a_window_that_grows_is_not_written_again(dataset_store, weeks, append):
+    for n, rows in enumerate((3 * 168 + 5, 3 * 168 + 9, 4 * 168 + 1)):
+        part = ArrowSource(weeks.rows.slice(0, rows), "id", "at")
+        commit = append(dataset_store, "d", part, f"k{n}")
+        found = opened(dataset_store, commit.ref)
+        assert found.between().to_arrow().equals(weeks.rows.slice(0, rows))
+        assert len(found.delta.file_uris()) == n + 1
+        found.verify()
+        assert found.between().profile().rows == rows
+    whole = opened(dataset_store, append(dataset_store, "e", part).ref)
+    assert [w.digest for w in found.windows()] == [w.digest for w in whole.windows()]
+
+
+def test_a_window_that_grows_and_changes_is_written_again(dataset_store, weeks, append):
+    append(dataset_store, "d", ArrowSource(weeks.rows.slice(0, 173), "id", "at"), "a")
+    values = weeks.rows["x"].slice(0, 180).to_pylist()
+    for changed in (170, 172):  # the watermark is row 172
+        values[changed] += 1
+        rows = weeks.rows.slice(0, 180).set_column(2, "x", pa.array(values))
+        commit = append(dataset_store, "d", ArrowSource(rows, "id", "at"), f"k{changed}")
+        found = opened(dataset_store, commit.ref)
+        assert found.between().to_arrow().equals(rows)
+        found.verify()
+    twin = rows.slice(179, 1).set_column(0, "id", pa.array([10_000]))  # as late as the newest
+    rows = pa.concat_tables([rows, twin])
+    found = opened(
+        dataset_store, append(dataset_store, "d", ArrowSource(rows, "id", "at"), "t").ref
+    )
+    assert found.between().to_arrow().equals(rows)
+    found.verify()
+
+
 def test_an_old_version_stays_what_it_was(dataset_store, weeks, append):
     first = append(dataset_store, "d", weeks.source(0, 3), "a")
     append(dataset_store, "d", weeks.source(0, 6), "b")
