@@ -154,7 +154,12 @@ def _monitor(life: Lifecycle) -> DAG:
     with _dag(life, "monitor", life.schedule) as dag:
         rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
-        score = ScoreBatchOperator(task_id="score", snapshot=rows, **common)
+        score = ScoreBatchOperator(
+            task_id="score",
+            snapshot=rows,
+            inlets=[life.asset("data"), life.asset("champion")],
+            **common,
+        )
         drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
         performance = MeasurePerformanceOperator(
             task_id="performance",
@@ -177,6 +182,7 @@ def _monitor(life: Lifecycle) -> DAG:
         request = RequestTrainingOperator(
             task_id="request",
             decision=decide.output,
+            inlets=[life.asset("data")],
             outlets=[life.asset("request")],
             **common,
         )
@@ -235,6 +241,7 @@ def _train(life: Lifecycle) -> DAG:
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
+            inlets=[life.asset("data"), life.asset("request")],
             **common,
         )
         _judge(life, train.output, {"selection": select.output, **common})
@@ -256,6 +263,7 @@ def _judge(life: Lifecycle, trained: Any, common: Mapping[str, Any]) -> None:
         task_id="submit",
         evaluation=evaluate.output,
         verdict=gate.output,
+        inlets=[life.asset("data"), life.asset("request")],
         outlets=[life.asset("candidate")],
         **common,
     )
@@ -285,6 +293,7 @@ def _rollout(life: Lifecycle) -> DAG:
             task_id="promote",
             smoke=smoke.output,
             answer=approve.output,
+            inlets=[life.asset("candidate")],
             outlets=[life.asset("champion")],
             **common,
         )

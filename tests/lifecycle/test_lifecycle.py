@@ -66,6 +66,25 @@ class TestDags:
             "rollout": ["mlops://churn/candidate"],
         }
 
+    def test_lineage_leads_from_the_data_to_the_champion_and_its_scores(self, policy):
+        dags = by_stage(Lifecycle(**policy()))
+        made = {
+            f"{stage}.{task.task_id}": tuple(
+                " ".join(a.uri.removeprefix("mlops://churn/") for a in assets)
+                for assets in (task.inlets, task.outlets)
+            )
+            for stage, dag in dags.items()
+            for task in dag.tasks
+            if task.inlets
+        }
+        assert made == {
+            "monitor.score": ("data champion", ""),
+            "monitor.request": ("data", "request"),
+            "train.train": ("data request", ""),
+            "train.submit": ("data request", "candidate"),
+            "rollout.promote": ("candidate", "champion"),
+        }
+
     def test_score_and_decide_only_after_the_contract(self, policy):
         dag = by_stage(Lifecycle(**policy()))["monitor"]
         assert edges(dag) >= {
