@@ -6,17 +6,16 @@ point is ``create_model_version`` with the recipe's id as a tag of the same call
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import models
 from airflow_mlops.core.training.estimators import Written
 from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
@@ -113,10 +112,10 @@ def train_model(
 def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, Loss]) -> None:
     """Fit, log, and register unless somebody was faster."""
     recipe = training.recipe
-    with tempfile.TemporaryDirectory(prefix="mlops-train-") as scratch:
-        folder = Path(scratch) / "artifacts"
+    with scratch_folder("train") as scratch:
+        folder = scratch / "artifacts"
         functions = Functions.load(
-            recipe, training.rows, training.features, training.train, Path(scratch) / "code"
+            recipe, training.rows, training.features, training.train, scratch / "code"
         )
         features = functions.built()
         fitted = functions.fitted(features, training.verify)

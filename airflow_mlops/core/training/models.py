@@ -7,7 +7,6 @@ MLflow's client with explicit ids only: no active run, no global tracking URI.
 import contextlib
 import json
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.files import tree_digest
 from airflow_mlops.core.training.saving import CONTENTS, about_of
@@ -146,8 +146,8 @@ class ModelStore:
             known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
             msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
             raise ModelNotFoundError(msg)
-        with tempfile.TemporaryDirectory(prefix="mlops-features-") as scratch:
-            folder = self.fetch(holder, Path(scratch))
+        with scratch_folder("features") as scratch:
+            folder = self.fetch(holder, scratch)
             build = about_of(folder, holder.ref)["build"]
             return CodeArchive.open(folder / "data" / CONTENTS / "features", f"{ref}:{build}")
 
@@ -244,10 +244,10 @@ class ModelStore:
 
         :raises ModelNotFoundError: if the run has none of that name.
         """
-        with tempfile.TemporaryDirectory(prefix="mlops-read-") as scratch:
+        with scratch_folder("read") as scratch:
             try:
                 with talking(f"{name} of run {run_id}"):
-                    path = self.client.download_artifacts(run_id, name, scratch)
+                    path = self.client.download_artifacts(run_id, name, str(scratch))
                 return Path(path).read_text("utf-8")
             except OSError as error:
                 msg = f"run {run_id} has no artifact {name}: {error}"
@@ -323,8 +323,8 @@ class ModelStore:
         :raises ModelNotFoundError: if there is no such version.
         :raises ModelChangedError: if its files are not those that were evaluated.
         """
-        with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
-            folder = self.fetch(self.get(ref), Path(scratch))
+        with scratch_folder("model") as scratch:
+            folder = self.fetch(self.get(ref), scratch)
             yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
 
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -28,6 +27,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import replay
 from airflow_mlops.core.training.mlops_loader_v1 import Model
 from airflow_mlops.core.training.models import EVALUATION, ModelStore
@@ -119,8 +119,8 @@ def reproduce(
         named.
     """
     version = store.get(ref)
-    with tempfile.TemporaryDirectory(prefix="mlops-reproduce-") as scratch:
-        fetched = store.fetch(version, Path(scratch))
+    with scratch_folder("reproduce") as scratch:
+        fetched = store.fetch(version, scratch)
         about, folder = about_of(fetched, ref), fetched / "data" / CONTENTS
         recipe = Recipe.from_dict(about["recipe"])
         trained_in = Environment.parse(store.document(version.run_id, "environment.txt"))
@@ -170,8 +170,7 @@ def _replayed(
     changes: Sequence[EnvironmentChange],
 ) -> dict[str, Any]:
     """Run the recipe in a child, which sees the archived code and nothing of this process."""
-    with tempfile.TemporaryDirectory(prefix="mlops-replay-") as scratch:
-        task = Path(scratch)
+    with scratch_folder("replay") as task:
         for part in ("features", "train"):
             shutil.copytree(folder / part, task / part)
         replay.write_task(task, about, rows, later)
