@@ -33,6 +33,7 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
@@ -188,6 +189,7 @@ def _monitor(life: Lifecycle) -> DAG:
         )
         contract >> score >> performance >> decide >> request
         contract >> drift >> decide
+        HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
 
 

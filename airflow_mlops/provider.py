@@ -4,7 +4,16 @@ from typing import Any
 
 from airflow_mlops import __version__
 
-_STAGES = ("data", "training", "evaluation", "approval", "deployment", "monitoring", "retraining")
+_STAGES = (
+    "data",
+    "training",
+    "evaluation",
+    "approval",
+    "deployment",
+    "monitoring",
+    "retraining",
+    "housekeeping",
+)
 
 
 def get_provider_info() -> dict[str, Any]:

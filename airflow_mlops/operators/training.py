@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of
+from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url
 from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
 
 if TYPE_CHECKING:
@@ -193,11 +193,13 @@ class TrainModelOperator(MlopsOperator):
         return found, version
 
     def _tags(self, context: Context) -> dict[str, str]:
-        ti = context["ti"]
+        ti, url = context["ti"], run_url(context)
         return {
+            **({"airflow.run_url": url} if url else {}),
             "airflow.dag_id": ti.dag_id,
             "airflow.run_id": ti.run_id,
             "airflow.task_id": ti.task_id,
+            "airflow.map_index": str(-1 if ti.map_index is None else ti.map_index),
             "airflow.try_number": str(ti.try_number),
             "mlops.decision": str(self.selection["decision"]),
             "mlops.author": self.owner,

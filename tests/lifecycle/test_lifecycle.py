@@ -17,7 +17,7 @@ pytestmark = pytest.mark.airflow
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    "monitor": "snapshot labels contract score drift performance decide request",
+    "monitor": "snapshot labels contract score drift performance decide request housekeep",
     "train": "select features train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
@@ -100,6 +100,9 @@ class TestDags:
         # without a champion three monitors are skipped, and there is still a decision
         assert dag.get_task("decide").trigger_rule == "none_failed"
         assert dag.get_task("snapshot").upstream_task_ids == set()
+        # whatever becomes of it, there is a decision
+        housekeep = dag.get_task("housekeep")
+        assert housekeep.upstream_task_ids == housekeep.downstream_task_ids == set()
 
     def test_hold_what_the_policy_says(self, policy):
         gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]
