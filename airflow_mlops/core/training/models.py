@@ -233,6 +233,11 @@ class ModelStore:
                 self.client.log_inputs(run_id, found)
                 return
 
+    def tag(self, ref: ModelRef, name: str, value: str) -> None:
+        """Write a tag of a version; the value before it is replaced."""
+        with talking(str(ref), existing_is_fine=True):  # somebody else writes it now
+            self.client.set_model_version_tag(ref.name, str(ref.version), name, value)
+
     def log_document(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run."""
         with talking(run_id):

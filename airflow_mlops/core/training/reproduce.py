@@ -8,13 +8,14 @@ estimator, predictions; the first that differs is named. The environment is comp
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,12 @@ from airflow_mlops.core.training.saving import CONTENTS, about_of
 _log = logging.getLogger(__name__)
 
 Verdict = Literal["identical bytes", "identical predictions", "within tolerance", "differs"]
+
+REPORT = "reproduction.json"
+"""Artifact of a run that says how far its model could be reproduced, the last time."""
+
+REPRODUCED = "mlops.reproduced"
+"""Tag of a version: the last verdict, and when it was given."""
 
 TOLERANCE = 1e-6
 """How far two predictions may lie apart and still be called the same model."""
@@ -86,8 +93,12 @@ class Reproduction:
     environment: tuple[EnvironmentChange, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
+        """Return plain JSON types; without a distance if the rows were not the same."""
+        return asdict(self) | {
+            "moved": self.moved if math.isfinite(self.moved) else None,
+            "steps": [asdict(step) for step in self.steps],
+            "environment": [asdict(change) for change in self.environment],
+        }
 
     def __str__(self) -> str:
         found = {
@@ -133,6 +144,18 @@ def reproduce(
             later = None
         now = _replayed(folder, about, rows, later, trained_in, changes)
     return _compared(str(ref), about, then, now, changes, tolerance)
+
+
+def record_reproduction(store: ModelStore, found: Reproduction, *, by: str) -> None:
+    """
+    Write what was found beside the model: a document of its run, a tag of its version.
+
+    :param by: who asked.
+    """
+    ref, now = ModelRef.parse(found.model), datetime.now(UTC).isoformat(timespec="seconds")
+    report = found.to_dict() | {"at": now, "by": by}
+    store.log_document(store.get(ref).run_id, REPORT, json.dumps(report, indent=1))
+    store.tag(ref, REPRODUCED, f"{found.verdict}, {now}")
 
 
 def _holdout(
