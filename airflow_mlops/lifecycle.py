@@ -15,7 +15,7 @@ from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.definitions.asset import Dataset, Model
 
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.refs import check_name
+from airflow_mlops.core.refs import check_name, plain_params
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
@@ -72,7 +72,8 @@ class Lifecycle:
     :param name: name of the model; lower case letters, digits, underscores.
     :param data: where rows and labels come from.
     :param select: which rows to learn from.
-    :param features: ``module:function`` of ``build(rows) -> frame``.
+    :param features: ``module:function`` of ``build(rows, **params) -> frame``.
+    :param feature_params: parameters of ``build``, such as ``{"lags": 3}``; plain JSON types.
     :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator``.
     :param params: parameters for the training function.
     :param seed: seed handed to the training function.
@@ -98,6 +99,7 @@ class Lifecycle:
     train: str
     approve: Approval
     params: Mapping[str, Any] = field(default_factory=dict)
+    feature_params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     metric: str = "brier"
     retrain: Sequence[Trigger] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
@@ -121,6 +123,7 @@ class Lifecycle:
             if not isinstance(what, str) or what.count(":") != 1:
                 msg = f"Lifecycle {self.name!r}: {what!r} is not 'module:function'"
                 raise ConfigurationError(msg)
+        plain_params(f"Lifecycle {self.name!r}: feature_params", self.feature_params)
         for problem in _problems(self):
             msg = f"Lifecycle {self.name!r}: {problem}"
             raise ConfigurationError(msg)
@@ -209,6 +212,7 @@ def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
         table=table.table,
         dataset=life.name,
         columns=table.columns,
+        adopt=table.adopt,
         outlets=[life.asset("data")],
         **shared,
     )
@@ -232,7 +236,11 @@ def _train(life: Lifecycle) -> DAG:
             task_id="select", label_column=life.data.label, span=life.select.span, **common
         )
         features = ArchiveFeaturesOperator(
-            task_id="features", features=life.features, selection=select.output, **common
+            task_id="features",
+            features=life.features,
+            feature_params=dict(life.feature_params),
+            selection=select.output,
+            **common,
         )
         train = TrainModelOperator(
             task_id="train",

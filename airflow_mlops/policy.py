@@ -82,7 +82,7 @@ class Table(Word):
     Where new rows and their labels come from.
 
     :param conn_id: Airflow connection to the PostgreSQL server.
-    :param table: table or view of the rows, ``schema.table``.
+    :param table: table or view of the rows, ``schema.table``, or a query in parentheses.
     :param key: column that names a row; unique.
     :param time: timestamp column by which rows arrive.
     :param label: column that holds the label.
@@ -91,6 +91,8 @@ class Table(Word):
     :param lateness: how late a row, or a label, may arrive behind newer ones and still be read;
         what is later stays unread.
     :param columns: columns to read from ``table``; none: all.
+    :param adopt: columns that may join the rows when ``table`` begins to offer them; others are
+        left out, with a warning. If ``columns`` are named, name it there as well.
     """
 
     conn_id: str
@@ -101,6 +103,7 @@ class Table(Word):
     labels: str
     lateness: str = "0d"
     columns: tuple[str, ...] | None = None
+    adopt: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         duration(self.lateness)

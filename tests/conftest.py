@@ -221,7 +221,7 @@ def user_module(tmp_path, monkeypatch) -> Callable[[str], str]:
 
 @pytest.fixture
 def make_training(dataset_store, labelled_weeks, append, user_module, model) -> Callable[..., Any]:
-    """``make_training(features=..., train=..., seed=...)``: a recipe over eight small weeks."""
+    """``make_training(features=..., feature_params=..., seed=...)``: a recipe of eight weeks."""
     from airflow_mlops.core.data.contract import infer_contract, logical_types
     from airflow_mlops.core.data.features import archive, feature_version
     from airflow_mlops.core.data.selection import Selection
@@ -230,7 +230,11 @@ def make_training(dataset_store, labelled_weeks, append, user_module, model) -> 
     from airflow_mlops.core.training.provenance import environment
 
     def make(
-        features: str = FEATURES, train: str = TRAIN, weeks: Any = None, **recipe: Any
+        features: str = FEATURES,
+        train: str = TRAIN,
+        weeks: Any = None,
+        feature_params: Any = None,
+        **recipe: Any,
     ) -> Training:
         weeks = weeks or labelled_weeks()
         data = append(dataset_store, model, weeks.source())
@@ -238,7 +242,7 @@ def make_training(dataset_store, labelled_weeks, append, user_module, model) -> 
         until = (MONDAY + 7 * WEEK).isoformat()
         chosen = Selection(data.ref, labels.ref, "up", MONDAY.isoformat(), until)
         build, fit = f"{user_module(features)}:build", f"{user_module(train)}:fit"
-        built, trained, found = archive(build), archive(fit), environment()
+        built, trained, found = archive(build, feature_params), archive(fit), environment()
         table = dataset_store.open(DatasetRef.parse(data.ref))
         version = feature_version(built, logical_types(table.schema))
         facts = {

@@ -29,7 +29,17 @@ _AT = Arg(
     help="who was champion at a moment such as 1997-06-01, by the clock of the data, and why",
 )
 _OTHER = Arg(("other",), help="the version to compare with, name@version")
-_ANY = Arg(("model",), help="name@version of a model; with --data, of a dataset")
+_ANY = Arg(
+    ("model",),
+    help="name@version of a model, or name.features@fs-... of a feature set; with --data, of a "
+    "dataset",
+)
+_SETS = Arg(
+    ("model",),
+    nargs="?",
+    help="a model, or one feature set, name.features@fs-...; all models if not given",
+)
+_SOURCE = Arg(("--source",), help="print the archived code of the set, too", action="store_true")
 _DATA = Arg(("--data",), help="of a dataset, not of a model", action="store_true")
 _HTML = Arg(("--html",), help="print a page instead of Markdown", action="store_true")
 _TOLERANCE = Arg(
@@ -43,7 +53,19 @@ _FEATURES = Arg(
     ("--features",),
     help="train with an earlier feature set, name@fs-..., as `airflow mlops lineage` names it",
 )
-_ROWS = Arg(("--data",), help="train on an earlier version of the rows, name@version")
+_ROWS = Arg(("--data",), help="train on an earlier version of the rows, name@version or name@tag")
+_DATASET = Arg(("dataset",), help="name of a dataset")
+_DATA_VERSION = Arg(("version",), help="name@version or name@tag of a dataset")
+_TAG = Arg(("tag",), help="the name, such as audit-1997")
+_MOVE = Arg(("--move",), help="take the name from another version", action="store_true")
+_REMOVE = Arg(("--remove",), help="take the name away", action="store_true")
+_KEY = Arg(("--key",), help="value of the key column; as often as there are keys", action="append")
+_WHY_FORGET = Arg(
+    ("--reason",), help="why, without naming anybody; it is put on record", default=""
+)
+_SOME_MODEL = Arg(("model",), nargs="?", help="only this model; all if not given")
+_OLDER = Arg(("--older",), help="age from which something may go, such as 90d", default="90d")
+_APPLY = Arg(("--apply",), help="do it; else it is only looked at", action="store_true")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -80,9 +102,34 @@ def get_cli_commands() -> list[GroupCommand]:
             _FORCE,
         ),
         _version_verb("diff", "what changed between two versions", _ANY, _OTHER, _DATA),
+        _version_verb(
+            "features", "feature sets, and which versions learnt from them", _SETS, _SOURCE
+        ),
         _version_verb("lineage", "where a version comes from, and what became of it", _VERSION),
         _version_verb("card", "what people read about a version", _ANY, _DATA, _HTML),
         _version_verb("reproduce", "train a version again, and compare", _VERSION, _TOLERANCE),
+        _data_verb("versions", "versions of a dataset, and their tags", _DATASET),
+        _data_verb("tag", "name a version of a dataset", _DATA_VERSION, _TAG, _MOVE, _REMOVE, _BY),
+        _data_verb(
+            "restore", "make an earlier version of a dataset the newest again", _DATA_VERSION, _BY
+        ),
+        _data_verb(
+            "forget",
+            "remove the rows of a person from every version of a dataset",
+            _DATASET,
+            _KEY,
+            _WHY_FORGET,
+            _BY,
+            _APPLY,
+        ),
+        _data_verb(
+            "gc",
+            "remove what nobody needs; says what is pinned by what",
+            _SOME_MODEL,
+            _OLDER,
+            _BY,
+            _APPLY,
+        ),
         _verb("doctor", "check connections, schema, ledger and aliases"),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
     )
@@ -100,3 +147,7 @@ def _verb(name: str, text: str, *arguments: Arg, module: str = "verbs") -> Actio
 
 def _version_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
     return _verb(name, text, *arguments, module="versions")
+
+
+def _data_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
+    return _verb(name, text, *arguments, module="datasets")

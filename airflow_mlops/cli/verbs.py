@@ -23,7 +23,7 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import ConfigurationError, MlopsError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
-from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, check_name
+from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 
@@ -175,7 +175,7 @@ def _check_datasets() -> str:
 
 
 def _check_mlflow() -> str:
-    from airflow_mlops.core.training.models import ping
+    from airflow_mlops.core.training.answers import ping
 
     return ping(MlflowHook(conn_id("mlflow")).get_conn())
 
@@ -223,7 +223,10 @@ def _pins(args: Namespace) -> dict[str, str]:
         open_models().features(ref)
         pins["features"] = str(ref)
     if args.data:
-        pins["data"] = str(open_datasets().open(DatasetRef.parse(args.data)).ref)
+        store = open_datasets()
+        table = store.open(store.resolve(args.data))
+        table.refuse_removed(table.ref, table.removed)
+        pins["data"] = str(table.ref)
     return pins
 
 

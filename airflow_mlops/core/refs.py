@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -167,6 +167,38 @@ def canonical_json(value: object) -> str:
     except (TypeError, ValueError) as error:
         msg = f"not plain JSON: {error} (use text, finite numbers, booleans, lists and mappings)"
         raise ConfigurationError(msg) from error
+
+
+def plain_params(what: str, params: object) -> dict[str, Any]:
+    """
+    Return named parameters as the JSON object they are: tuples are lists, in a run and in a file.
+
+    :param what: whose they are; the errors name it.
+    :raises ConfigurationError: if they are no mapping, or hold something JSON does not know.
+    """
+    if not isinstance(params, Mapping):
+        msg = f"{what}: {params!r} is no mapping of parameters, such as {{'lags': 3}}"
+        raise ConfigurationError(msg)
+    for key in _keys(params):
+        if not isinstance(key, str):
+            msg = f"{what}: the key {key!r} in {params!r} is no text; JSON would make it one"
+            raise ConfigurationError(msg)
+    try:
+        found: dict[str, Any] = json.loads(canonical_json(dict(params)))
+    except ConfigurationError as error:
+        msg = f"{what}: {params!r} is {error}"
+        raise ConfigurationError(msg) from error
+    return found
+
+
+def _keys(value: object) -> Iterator[object]:
+    """Yield the keys of a mapping, and of those inside it."""
+    if isinstance(value, Mapping):
+        yield from value
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(inside, Iterable) and not isinstance(inside, str):
+        for part in inside:
+            yield from _keys(part)
 
 
 def canonical_digest(value: object) -> str:

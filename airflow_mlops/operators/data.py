@@ -1,8 +1,8 @@
-"""Operators for data: snapshot, contract, selection."""
+"""Operators for data: snapshot, features by SQL, restore, contract, selection."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Context
 
@@ -30,6 +30,7 @@ class _SnapshotOperator(MlopsOperator):
         window: str = "7d",
         lateness: str = "0d",
         windows_of: str | None = None,
+        adopt: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,6 +40,7 @@ class _SnapshotOperator(MlopsOperator):
         self.window = window
         self.lateness = lateness
         self.windows_of = windows_of
+        self.adopt = adopt
 
     def source(self) -> tuple["Source", str]:
         """Return where the rows are, and how that is written down."""
@@ -59,6 +61,7 @@ class _SnapshotOperator(MlopsOperator):
                 window=duration(self.window),
                 lateness=duration(self.lateness),
                 windows_from=store.open(shared).origin if shared else None,
+                adopt=self.adopt,
                 author=self.owner,
                 origin=origin,
                 run=run_of(context),
@@ -73,12 +76,13 @@ class _SnapshotOperator(MlopsOperator):
 
 class SnapshotTableOperator(_SnapshotOperator):
     """
-    Version the new rows of a PostgreSQL table, exactly once per run.
+    Version the new rows of a PostgreSQL table or query, exactly once per run.
 
     Returns the commit as a plain dict: ``ref``, ``added``, ``since``, ``until``, ``digest`` and so
     on. Without new rows the newest version is the answer.
 
-    :param table: table or view, ``schema.table`` (templated).
+    :param table: table or view, ``schema.table``, or a query in parentheses; ``*.sql`` is read from
+        that file (templated).
     :param dataset: name of the dataset to append to (templated).
     :param key: column that names a row.
     :param time: timestamp column by which rows arrive.
@@ -87,10 +91,14 @@ class SnapshotTableOperator(_SnapshotOperator):
     :param lateness: how late a row may arrive behind newer ones.
     :param windows_of: dataset whose windows are shared, such as that of the rows for their labels;
         it has to be there first (templated).
+    :param adopt: columns that may join the dataset when the source begins to offer them; others
+        are left out, with a warning. If ``columns`` are named, name it there as well.
     :param warehouse_conn_id: connection to the PostgreSQL server (templated).
     """
 
     template_fields = (*_SnapshotOperator.template_fields, "table", "warehouse_conn_id")
+    template_ext = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"table": "sql"}
 
     def __init__(
         self,
@@ -109,7 +117,8 @@ class SnapshotTableOperator(_SnapshotOperator):
         """Return the table."""
         hook = WarehouseHook(self.warehouse_conn_id)
         source = hook.source(self.table, key=self.key, time=self.time, columns=self.columns)
-        return source, f"{self.warehouse_conn_id}:{self.table}"
+        name = "query" if self.table.lstrip().startswith("(") else self.table
+        return source, f"{self.warehouse_conn_id}:{name}"
 
 
 class SnapshotFilesOperator(_SnapshotOperator):
@@ -126,6 +135,8 @@ class SnapshotFilesOperator(_SnapshotOperator):
     :param window: length of a window; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
     :param windows_of: dataset whose windows are shared; it has to be there first (templated).
+    :param adopt: columns that may join the dataset when the source begins to offer them; others
+        are left out, with a warning. If ``columns`` are named, name it there as well.
     """
 
     template_fields = (*_SnapshotOperator.template_fields, "path")
@@ -139,6 +150,68 @@ class SnapshotFilesOperator(_SnapshotOperator):
         from airflow_mlops.core.data.file_sources import FileSource
 
         return FileSource(self.path, self.key, self.time), f"files:{self.path}"
+
+
+class MaterializeFeaturesOperator(_SnapshotOperator):
+    """
+    Compute features by SQL from dataset versions, as a dataset of their own, exactly once per run.
+
+    The SQL is one ``select`` in the words of DuckDB over the names in ``inputs``; times are UTC. A
+    row may look at what was known at its own time, such as by an ``asof join``: whether any sees
+    later rows is tried, and refused.
+
+    :param sql: the statement; ``*.sql`` is read from that file (templated).
+    :param inputs: name in the SQL -> dataset, the newest version, or ``name@version`` (templated).
+    :param dataset: name of the dataset to append to (templated).
+    :param key: column of the result that names a row.
+    :param time: timestamp column of the result by which rows arrive.
+    :param window: length of a window; fixed with the first version.
+    :param lateness: how far back rows are computed again.
+    :param windows_of: dataset whose windows are shared; it has to be there first (templated).
+    :param adopt: columns that may join the dataset when the SQL begins to make them.
+    """
+
+    template_fields = (*_SnapshotOperator.template_fields, "sql", "inputs")
+    template_ext = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
+
+    def __init__(self, *, sql: str, inputs: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sql = sql
+        self.inputs = inputs
+
+    def source(self) -> tuple["Source", str]:
+        """Open the newest versions of the inputs."""
+        from airflow_mlops.core.data.dataset_sources import SqlSource
+
+        store = self.datasets()
+        tables = {name: store.open(store.find(ref)) for name, ref in self.inputs.items()}
+        origin = ", ".join(f"{name}={table.ref}" for name, table in tables.items())
+        return SqlSource(self.sql, tables, self.key, self.time), f"sql:{origin}"
+
+
+class RestoreDatasetOperator(MlopsOperator):
+    """
+    Make the rows of an earlier version the newest version again, exactly once per run.
+
+    Returns the commit as a plain dict. No row is copied, and no version is lost.
+
+    :param version: ``name@version`` or ``name@tag`` (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "version")
+
+    def __init__(self, *, version: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Commit the rows of that version again."""
+        store, facts = self.datasets(), {"author": self.owner, "run": run_of(context)}
+        ref = store.resolve(self.version)
+        commit = store.restore(ref, app_key=task_of(context), **facts)
+        self.log.info("%s has the rows of %s: %d", commit.ref, ref, commit.rows)
+        return commit.to_dict()
 
 
 class CheckContractOperator(MlopsOperator):

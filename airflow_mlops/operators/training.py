@@ -21,20 +21,31 @@ if TYPE_CHECKING:
 
 class ArchiveFeaturesOperator(MlopsOperator):
     """
-    Give the feature code a version: a hash of what it does and of the columns it reads.
+    Give the feature code a version: a hash of what it does, its parameters, and the columns it has.
 
-    A request may ask for an earlier version: its source comes from a model trained with it.
+    A request may ask for an earlier version: its source and its own parameters come from a model
+    trained with it.
 
-    :param features: ``module:function`` of ``build(rows) -> frame`` (templated).
+    :param features: ``module:function`` of ``build(rows, **params) -> frame`` (templated).
     :param selection: what ``SelectRowsOperator`` returned (templated).
+    :param feature_params: parameters of ``build``, plain JSON types; they reach the training with
+        what this operator returns (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "features", "selection")
+    template_fields = (*MlopsOperator.template_fields, "features", "selection", "feature_params")
 
-    def __init__(self, *, features: str, selection: Xcom, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        features: str,
+        selection: Xcom,
+        feature_params: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.features = features
         self.selection = selection
+        self.feature_params = feature_params
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the source, check that it can travel with a model, and hash it."""
@@ -43,13 +54,15 @@ class ArchiveFeaturesOperator(MlopsOperator):
         from airflow_mlops.core.refs import DatasetRef
 
         pinned = self.selection.get("features")
-        code = _source(self, self.features, pinned)
+        code = _source(self, self.features, pinned, self.feature_params)
+        code.check()
         table = self.datasets().open(DatasetRef.parse(self.selection["train"]["data"]))
         columns = logical_types(table.schema)
         ref = FeatureRef(f"{self.model}.features", feature_version(code, columns))
-        self.log.info("%s from %s", ref, pinned or self.features)
+        self.log.info("%s from %s with %s", ref, pinned or self.features, dict(code.params))
         return {
             "ref": str(ref),
+            "params": dict(code.params),
             "columns": columns,
             "files": sorted(code.files),
             "pinned": pinned,
@@ -60,8 +73,9 @@ class TrainModelOperator(MlopsOperator):
     """
     Train the recipe, exactly once, and register the version in MLflow.
 
-    :param features: ``module:function`` of ``build(rows) -> frame`` (templated).
-    :param feature_set: what ``ArchiveFeaturesOperator`` returned (templated).
+    :param features: ``module:function`` of ``build(rows, **params) -> frame`` (templated).
+    :param feature_set: what ``ArchiveFeaturesOperator`` returned, the parameters of ``build`` in it
+        (templated).
     :param train: ``module:function`` of ``fit(X, y, *, seed, **params)`` (templated).
     :param selection: what ``SelectRowsOperator`` returned (templated).
     :param metric: per-row loss of the backtest.
@@ -181,9 +195,10 @@ class TrainModelOperator(MlopsOperator):
         from airflow_mlops.core.data.features import feature_version
         from airflow_mlops.core.errors import ConfigurationError
 
-        found = _source(self, self.features, self.feature_set.get("pinned"))
-        ref = self.feature_set["ref"]
-        version = f"{self.model}.features@{feature_version(found, self.feature_set['columns'])}"
+        given = self.feature_set
+        found = _source(self, self.features, given.get("pinned"), given.get("params"))
+        ref = given["ref"]
+        version = f"{self.model}.features@{feature_version(found, given['columns'])}"
         if version != ref:
             msg = (
                 f"{self.features} changed under way: it was {ref} and is {version} now; clear the "
@@ -282,11 +297,15 @@ class ReproduceModelOperator(MlopsOperator):
         return ref
 
 
-def _source(operator: MlopsOperator, features: str, pinned: str | None) -> "CodeArchive":
-    """Read the feature code of today, or that of an earlier version that was asked for."""
+def _source(
+    operator: MlopsOperator, features: str, pinned: str | None, params: Mapping[str, Any] | None
+) -> "CodeArchive":
+    """Read the feature code of today, or an earlier version that was asked for, as it was."""
     from airflow_mlops.core.data.features import archive
 
-    return operator.models().features(FeatureRef.parse(pinned)) if pinned else archive(features)
+    if pinned:
+        return operator.models().features(FeatureRef.parse(pinned))
+    return archive(features, params)
 
 
 def _bundle_version(context: Context) -> str | None:

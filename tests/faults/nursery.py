@@ -50,12 +50,12 @@ def boundary(name: str) -> tuple[Any, str]:
     """Where the package touches the world: object and attribute."""
     from mlflow import MlflowClient
 
-    from airflow_mlops.core.data import datasets
+    from airflow_mlops.core.data import version_log
     from airflow_mlops.core.ledger import Ledger
 
     places: dict[str, tuple[Any, str]] = {
-        "sidecar": (datasets.DatasetStore, "write_file"),
-        "commit": (datasets, "write_deltalake"),
+        "sidecar": (version_log.VersionLog, "write_file"),
+        "commit": (version_log, "write_deltalake"),
         "insert": (Ledger, "_append"),
     }
     return places.get(name) or (MlflowClient, name)

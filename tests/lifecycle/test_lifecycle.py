@@ -109,6 +109,7 @@ class TestDags:
         life = Lifecycle(
             **policy(
                 params={"depth": 3},
+                feature_params={"lags": 3},
                 seed=11,
                 metric="log_loss",
                 gates=gates,
@@ -123,6 +124,7 @@ class TestDags:
         dags = by_stage(life)
         train = dags["train"].get_task("train")
         assert (train.train_params, train.seed, train.metric) == ({"depth": 3}, 11, "log_loss")
+        assert dags["train"].get_task("features").feature_params == {"lags": 3}
         assert dags["train"].get_task("gate").gates == [g.to_dict() for g in gates]
         assert dags["train"].get_task("another_round").rounds == 3
         decide = dags["monitor"].get_task("decide").policy
@@ -180,6 +182,11 @@ class TestRefused:
             ({"gates": words.Loads()}, "write gates=[...]"),
             ({"retrain": words.Probe()}, "write retrain=[...]"),
             ({"rounds": 0}, "0"),
+            (
+                {"feature_params": {"x": {1}}},
+                "'churn': feature_params: {'x': {1}} is not plain JSON",
+            ),
+            ({"feature_params": ["lags"]}, "no mapping of parameters"),
             ({"retrain": [words.Gate()]}, "Gate"),
             ({"gates": [words.Probe()]}, "Probe"),
             ({"gates": [words.NotWorse("log_loss")]}, "log_loss"),

@@ -232,6 +232,37 @@ def test_a_retrain_with_an_earlier_feature_set_and_data_version(market, ledger, 
         assert model.about["recipe"]["features"] == before.about["recipe"]["features"]
 
 
+POWERS = """
+    def build(rows, *, power=1):
+        return rows[["x", "y"]] ** power
+"""
+
+
+def test_feature_parameters_travel_once_and_an_earlier_set_keeps_its_own(
+    market, ledger, model_store
+):
+    build = f"{market.module(POWERS)}:build"
+    _, runs = first_champion(market, features=build, feature_params={"power": 3})
+    assert runs[1].value("features")["params"] == {"power": 3}
+    old = model_store.get(ModelRef(market.name, 1))
+    monitor, train, _ = market.lifecycle(features=build, feature_params={"power": 5}).dags
+    market.deliver(5, 6, labels=(4, 5))
+    pins = {"features": old.tags["mlops.features"]}
+    for number, pinned in enumerate((pins, {})):
+        draft = Entry(market.name, "request", "", "ann", "r", evidence={"pins": pinned})
+        ledger.record(market.name, f"ask{number}", {"op": "request"}, lambda _, d=draft: d)
+        run(monitor)
+        done = run(train)
+        assert done.state == "success", done.errors
+        trained = model_store.get(ModelRef.parse(done.value("train")["model"]))
+        assert (trained.tags["mlops.features"] == pins["features"]) == bool(pinned)
+        power = 3 if pinned else 5
+        assert done.value("features")["params"] == {"power": power}
+        with model_store.opened(trained.ref) as model:
+            rows = market.weeks.rows.to_pandas()
+            assert model.build(rows)["y"].equals(rows["y"] ** power)
+
+
 def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
     market, ledger, observations, model_store
 ):

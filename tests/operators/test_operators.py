@@ -288,6 +288,25 @@ class TestTraining:
         assert (type(done.error), done.tries["t"]) == (ConfigurationError, 1)
         assert "nowhere:build" in str(done.error)
 
+    @pytest.mark.parametrize(
+        ("params", "family", "says"),
+        [
+            ({"lag": 3}, UserCodeError, "takes no parameter 'lag'; it has none"),
+            ({"rows": 3}, UserCodeError, "'rows' is its first argument"),
+            ({"lags": {1, 2}}, ConfigurationError, "not plain JSON"),
+        ],
+    )
+    def test_feature_parameters_that_cannot_be_are_named(
+        self, connections, alone, user_module, params, family, says
+    ):
+        build = f"{user_module(FEATURES)}:build"
+        done = run(
+            alone(ArchiveFeaturesOperator, features=build, selection={}, feature_params=params)
+        )
+        assert (type(done.error), done.tries["t"]) == (family, 1)
+        assert build in str(done.error)
+        assert says in str(done.error)
+
 
 class TestApproval:
     def test_no_answer_in_time_is_reject_by_nobody(self):

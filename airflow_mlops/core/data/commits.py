@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ class WindowStats:
     :param end: end, ISO 8601 (exclusive).
     :param digest: content digest of its rows.
     :param owner: sidecar that holds its profile.
+    :param contract: contract version of its rows: which of the dataset's columns they have.
     """
 
     index: int
@@ -31,6 +33,7 @@ class WindowStats:
     rows: int
     digest: str
     owner: str = ""
+    contract: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Commit:
     :param digest: content digest of the whole version.
     :param windows: the windows it wrote.
     :param origin: where the rows came from.
+    :param query: what was read there, as SQL or in words.
+    :param query_hash: hash of ``query``: two commits of one query can be told from two of two.
     """
 
     ref: str
@@ -60,6 +65,8 @@ class Commit:
     origin: str
     run: str
     created_at: str
+    query: str = ""
+    query_hash: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -82,6 +89,8 @@ class Sidecar:
     :param key: column that names a row.
     :param sequence: number of the commit; two commits of one number conflict.
     :param windows: every window of the version.
+    :param adopted: column that came later -> contract version since which it is there.
+    :param forgotten: a mark for each time that rows of this version were forgotten on request.
     """
 
     commit: Commit
@@ -91,6 +100,13 @@ class Sidecar:
     key: str
     sequence: int
     windows: tuple[WindowStats, ...]
+    adopted: Mapping[str, int] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
+
+    @property
+    def contract(self) -> int:
+        """Version of the dataset's contract; it grows with every column that is adopted."""
+        return max(self.adopted.values(), default=1)
 
     @property
     def window(self) -> timedelta:
@@ -114,7 +130,8 @@ class Sidecar:
         data = json.loads(text)
         commit = Commit.from_dict(data["commit"])
         windows = tuple(WindowStats(**w) for w in data["windows"])
-        return cls(**{**data, "commit": commit, "windows": windows})
+        forgotten = tuple(data.get("forgotten", ()))
+        return cls(**{**data, "commit": commit, "windows": windows, "forgotten": forgotten})
 
 
 def total_digest(windows: Sequence[WindowStats]) -> ContentDigest:
@@ -125,6 +142,7 @@ def total_digest(windows: Sequence[WindowStats]) -> ContentDigest:
     return total
 
 
-def sidecar_name(app_key: str, attempt: str) -> str:
-    """Return the sidecar's path of one attempt at an append."""
+def sidecar_name(app_key: str) -> str:
+    """Return a fresh path for the sidecar of one attempt at a change."""
+    attempt = secrets.token_hex(4)
     return f"{SIDECARS}/{hashlib.sha256(app_key.encode()).hexdigest()[:24]}-{attempt}"

@@ -1,26 +1,32 @@
 """
 Code of a user, archived: identified by what it does, and loaded under a name of its own.
 
-``build(rows) -> frame`` and ``fit(X, y, *, seed, **params) -> estimator`` are plain functions named
-``"module:function"``. Their source travels with the model and is loaded from there, never by the
-author's import path, so that two versions of one module can live in one process.
+``build(rows, **params) -> frame`` and ``fit(X, y, *, seed, **params) -> estimator`` are plain
+functions named ``"module:function"``. Their source travels with the model and is loaded from there,
+never by the author's import path, so that two versions of one module can live in one process.
 """
 
 import ast
 import hashlib
 import importlib.util
+import inspect
+import json
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
-from airflow_mlops.core.refs import canonical_digest
+from airflow_mlops.core.refs import canonical_digest, canonical_json, plain_params
+from airflow_mlops.core.scratch import scratch_folder
 
 MAIN = "__init__.py"
+PARAMS = "params.json"
+"""File of the parameters; the loader that is shipped with a model knows the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +36,12 @@ class CodeArchive:
 
     :param name: where it came from, ``module:function``.
     :param files: file name -> source; ``__init__.py`` holds the function.
+    :param params: parameters that the function is always called with; plain JSON types.
     """
 
     name: str
     files: Mapping[str, str]
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def function(self) -> str:
@@ -62,36 +70,59 @@ class CodeArchive:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             (folder / name).write_text(text, encoding="utf-8")
+        if self.params:
+            (folder / PARAMS).write_text(canonical_json(self.params), encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Self:
         """Read the archive that :meth:`save` wrote."""
-        return cls(name, {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.py")})
+        files = {p.name: p.read_text(encoding="utf-8") for p in folder.glob("*.py")}
+        path = folder / PARAMS
+        return cls(name, files, json.loads(path.read_text("utf-8")) if path.is_file() else {})
 
     def load(self, folder: Path) -> Callable[..., Any]:
         """
         Import the saved archive under a module name of its own, and return the function.
 
+        It is bound to the archive's parameters: whoever calls it gives the rows only.
+
         :param folder: where :meth:`save` put the files; it has to outlive the function.
-        :raises UserCodeError: if the module fails to import, or lacks the function.
+        :raises UserCodeError: if the module fails to import or lacks the function, or the function
+            does not take these parameters.
         """
         content = hashlib.sha256(repr(sorted(self.files.items())).encode()).hexdigest()[:16]
         name = f"_mlops_{self.function}_{content}"
         module = sys.modules.get(name) or _import(name, folder / MAIN, self.name)
+        module.__path__ = [str(folder)]  # the folder it was first imported from may be gone
         found = getattr(module, self.function, None)
         if not callable(found):
             msg = f"{self.name}: module has no function {self.function!r}"
             raise UserCodeError(msg)
-        return found  # type: ignore[no-any-return]
+        if not self.params:
+            return found  # type: ignore[no-any-return]
+        _check_params(self.name, found, self.params)
+        return partial(found, **self.params)
+
+    def check(self) -> None:
+        """
+        Import it once, to see early whether it can be used here.
+
+        :raises UserCodeError: as :meth:`load` does.
+        """
+        with scratch_folder("code") as scratch:
+            self.save(scratch)
+            self.load(scratch)
 
 
-def archive(name: str) -> CodeArchive:
+def archive(name: str, params: object = None) -> CodeArchive:
     """
     Collect the source of ``"module:function"``.
 
     The module may import installed packages and, relatively, modules of its own folder.
 
-    :raises ConfigurationError: if the name is malformed or the module is not found.
+    :param params: parameters that the function is always called with.
+    :raises ConfigurationError: if the name is malformed, the module is not found, or the parameters
+        are not plain JSON.
     :raises UserCodeError: if the source does not parse, lacks the function, or imports something
         that would not travel with the model; the line is named.
     """
@@ -113,17 +144,39 @@ def archive(name: str) -> CodeArchive:
     if not any(isinstance(n, ast.FunctionDef) and n.name == function for n in tree.body):
         msg = f"{name}: {spec.origin} defines no function {function!r} at top level"
         raise UserCodeError(msg)
-    return CodeArchive(name, files)
+    return CodeArchive(name, files, plain_params(name, {} if params is None else params))
 
 
 def feature_version(code: CodeArchive, columns: Mapping[str, str]) -> str:
     """
     Return the version of a feature set, ``fs-`` and 16 hexadecimal digits.
 
-    :param code: source of the ``build`` function.
+    :param code: source of the ``build`` function, with its parameters.
     :param columns: input column -> logical type.
     """
-    return "fs-" + canonical_digest([code.digest, sorted(columns.items())])[:16]
+    parts = [code.digest, sorted(columns.items()), *([dict(code.params)] if code.params else [])]
+    return "fs-" + canonical_digest(parts)[:16]
+
+
+def _check_params(name: str, function: Callable[..., Any], params: Mapping[str, Any]) -> None:
+    """Hold parameters against the signature, before anything is computed."""
+    takes = list(inspect.signature(function).parameters.values())
+    rows, others = takes[0].name if takes else "", takes[1:]
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = {p.name: p.default is p.empty for p in others if p.kind in by_name}
+    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in others)
+    wrong = [n for n in params if n == rows or not (anything or n in known)]
+    if wrong:
+        taken = f" ({rows!r} is its first argument, the rows)" if rows in wrong else ""
+        has = ", ".join(map(repr, known)) or "none"
+        msg = f"{name} takes no parameter {', '.join(map(repr, wrong))}{taken}; it has {has}"
+        raise UserCodeError(msg)
+    absent = [n for n, required in known.items() if required and n not in params]
+    if absent:
+        msg = (
+            f"{name} needs parameter {', '.join(map(repr, absent))}; given are {', '.join(params)}"
+        )
+        raise UserCodeError(msg)
 
 
 def _collect(path: Path, name: str, files: dict[str, str]) -> None:
@@ -209,5 +262,11 @@ def _import(name: str, path: Path, source: str) -> ModuleType:
     except Exception as error:  # the user's module may raise anything
         del sys.modules[name]
         msg = f"{source}: importing it failed: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            package = error.name.partition(".")[0]
+            msg += (
+                f"; it was archived where {package!r} is installed: install that here (pip install "
+                f"{package}, or what the requirements.txt of a model trained with it pins)"
+            )
         raise UserCodeError(msg) from error
     return module

@@ -37,6 +37,11 @@ class FileSource:
     key: str
     time: str
 
+    @property
+    def query(self) -> str:
+        """The files."""
+        return f"files {self.path}"
+
     def schema(self) -> pa.Schema:
         """
         Look at the files' columns; of CSV files, at the values of the first rows.

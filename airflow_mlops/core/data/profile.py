@@ -7,7 +7,7 @@ cell, so there are no edges and no sort. Profiles of the same centre add up and 
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -71,6 +71,10 @@ class NumericProfile:
         """Mean of the finite values; NaN if there are none."""
         finite = self.present - self.infinite
         return self.centre + self.total / self.scale / finite if finite else math.nan
+
+    def without_rows(self) -> Self:
+        """Return the same column, around the same centre, with no rows in it."""
+        return type(self)(self.centre, self.scale, times=self.times)
 
     def merge(self, other: Self, sign: int = 1) -> Self:
         """
@@ -140,6 +144,10 @@ class CategoryProfile:
             {value: rows for value, rows in values.items() if rows > 0},
         )
 
+    def without_rows(self) -> Self:
+        """Return the same column with no rows in it."""
+        return type(self)()
+
 
 ColumnProfile = NumericProfile | CategoryProfile
 
@@ -186,6 +194,22 @@ def merge_all(profiles: Iterable[Profile]) -> Profile:
     for profile in profiles:
         total = total.merge(profile)
     return total
+
+
+def aligned(profiles: Sequence[Profile]) -> tuple[Profile, ...]:
+    """Give all profiles the columns that any of them has; where one came later, it is missing."""
+    blank = {name: c.without_rows() for p in profiles for name, c in p.columns.items()}
+    return tuple(
+        p
+        if len(p.columns) == len(blank)
+        else Profile(
+            {
+                name: p.columns.get(name) or replace(c, rows=p.rows, missing=p.rows)
+                for name, c in blank.items()
+            }
+        )
+        for p in profiles
+    )
 
 
 _STORED = pa.schema(

@@ -154,7 +154,7 @@ def _builder(
 ) -> "_NumericBuilder | _CategoryBuilder | None":
     kind = values.type
     if isinstance(like, NumericProfile) and _is_numeric(kind):
-        return _NumericBuilder(replace(NumericProfile(like.centre, like.scale), times=like.times))
+        return _NumericBuilder(like.without_rows())
     if _is_numeric(kind):
         sample = _numbers(values.drop_null()).astype(np.float64)
         start = _centred(sample[:: max(1, len(sample) // 50_000)])
@@ -209,12 +209,4 @@ def centres(batch: pa.RecordBatch) -> Profile:
     """Return an empty profile around the centres of these rows, for others to be made like it."""
     builder = ProfileBuilder()
     builder.update(batch.slice(0, 0) if not batch.num_rows else batch)
-    found = builder.finish().columns
-    return Profile(
-        {
-            name: replace(NumericProfile(c.centre, c.scale), times=c.times)
-            if isinstance(c, NumericProfile)
-            else CategoryProfile()
-            for name, c in found.items()
-        }
-    )
+    return Profile({name: c.without_rows() for name, c in builder.finish().columns.items()})

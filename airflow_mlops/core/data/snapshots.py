@@ -41,6 +41,7 @@ class Request:
     What :meth:`DatasetStore.append` was asked for.
 
     :param windows_from: where windows are counted from, if this is the first commit.
+    :param adopt: columns that may join the dataset, when the source begins to offer them.
     :param facts: author, origin and run of the commit.
     """
 
@@ -51,6 +52,7 @@ class Request:
     window: timedelta
     lateness: timedelta
     windows_from: datetime | None
+    adopt: tuple[str, ...]
     facts: Mapping[str, str]
 
 
@@ -64,6 +66,7 @@ class Target:
     :param sidecar: path of the sidecar, below the table.
     :param write_file: writes a file below the table.
     :param like: profile whose centres the dataset's profiles share; ``None``: there is none yet.
+    :param adopted: columns that came later -> contract version since which they are there.
     """
 
     version: int
@@ -71,6 +74,7 @@ class Target:
     sidecar: str
     write_file: Callable[[str, bytes], None]
     like: Profile | None
+    adopted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,7 +98,7 @@ class Flow:
         self._request, self._target, self._before = request, target, before
         self._known = {w.index: w for w in before.windows} if before else {}
         self._origin = datetime.fromisoformat(before.origin_time) if before else None
-        self._like = target.like
+        self._like = target.like or Profile()
         self._builder = ProfileBuilder(self._like)
         self._done: dict[int, WindowStats] = {}
         self._profiles: dict[int, Profile] = {}
@@ -144,10 +148,9 @@ class Flow:
             )
         if self._first is _EPOCH:
             self._first = first
-        self._last = last
-        if self._like is None:
-            self._like = centres(batch)
+            self._like = Profile({**centres(batch).columns, **self._like.columns})
             self._builder = ProfileBuilder(self._like)
+        self._last = last
         microsecond = timedelta(microseconds=1)
         origin = (self._origin - _EPOCH) // microsecond
         indices = (micros - origin) // (self._request.window // microsecond)
@@ -213,6 +216,7 @@ class Flow:
             window.rows,
             str(window.digest),
             f"{self._target.sidecar}.profiles",
+            max(self._target.adopted.values(), default=1),
         )
         self._profiles[window.index] = built
         self._writing = True
@@ -262,6 +266,7 @@ class Flow:
             key=request.key,
             sequence=self.sequence,
             windows=windows,
+            adopted=self._target.adopted,
         )
         data = profiles.to_bytes(self._profiles)
         with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its own threads may not write

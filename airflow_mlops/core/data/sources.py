@@ -55,6 +55,11 @@ _BATCHES = {"adbc.postgresql.batch_size_hint_bytes": str(2 << 20)}
 class Source(Protocol):
     """Something rows can be read from, in the order of time."""
 
+    @property
+    def query(self) -> str:
+        """What is read, as SQL or in words; it is stored with each version."""
+        ...
+
     def schema(self) -> pa.Schema:
         """Columns and their types."""
         ...
@@ -69,10 +74,11 @@ class Source(Protocol):
 @dataclass(frozen=True, slots=True)
 class PostgresSource:
     """
-    One table or view of PostgreSQL.
+    One table, view or query of PostgreSQL.
 
     :param dsn: libpq connection string; never logged.
-    :param table: ``schema.table``, or a table of the search path.
+    :param table: ``schema.table``, a table of the search path, or a query in parentheses:
+        ``(select ... from ...)``.
     :param key: column that names a row.
     :param time: timestamp column by which rows arrive.
     :param columns: columns to read, in this order; ``None``: all.
@@ -83,6 +89,13 @@ class PostgresSource:
     key: str
     time: str
     columns: tuple[str, ...] | None = None
+
+    @property
+    def query(self) -> str:
+        """The statement, without the moment to begin from."""
+        names = sql.SQL(", ").join(map(sql.Identifier, self.columns)) if self.columns else None
+        start = sql.SQL("select {} from {}")
+        return start.format(names or sql.SQL("*"), self._relation()).as_string(None)
 
     def schema(self) -> pa.Schema:
         """
@@ -136,7 +149,7 @@ class PostgresSource:
             )
             for name, _, cast in columns
         ]
-        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._identifier())
+        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._relation())
         time, key = sql.Identifier(self.time), sql.Identifier(self.key)
         if since is not None:
             local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
@@ -144,8 +157,11 @@ class PostgresSource:
             query += sql.SQL(" where {} >= {}").format(time, sql.Literal(moment))
         return (query + sql.SQL(" order by {}, {}").format(time, key)).as_string(None)
 
-    def _identifier(self) -> sql.Identifier:
-        parts = self.table.split(".", 1)
+    def _relation(self) -> sql.Composable:
+        """Write the table, or the query, as it stands after ``from``."""
+        text = self.table.strip()
+        is_query = text.startswith("(") and text.endswith(")")
+        parts = [] if is_query else text.split(".", 1)
         for part in (*parts, self.key, self.time, *(self.columns or ())):
             if not part or "\0" in part or len(part.encode()) > _IDENTIFIER_BYTES:
                 msg = (
@@ -153,16 +169,19 @@ class PostgresSource:
                     f"(1 to {_IDENTIFIER_BYTES} bytes, no NUL)"
                 )
                 raise ConfigurationError(msg)
-        return sql.Identifier(*parts)
+        return sql.SQL(f"{text} as source") if is_query else sql.Identifier(*parts)
 
     def _columns(self) -> list[tuple[str, pa.DataType, str]]:
         """Name, Arrow type and cast of each wanted column."""
-        query = sql.SQL("select * from {} limit 0").format(self._identifier())
+        query = sql.SQL("select * from {} limit 0").format(self._relation())
         try:
             with psycopg.connect(self._dsn()) as connection:
                 found = connection.execute(query).description or []
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
             msg = f"no table {self.table!r} in this database: {error}"
+            raise ConfigurationError(msg) from error
+        except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedColumn) as error:
+            msg = f"PostgreSQL does not understand {self.table!r}: {error}"
             raise ConfigurationError(msg) from error
         except psycopg.errors.InsufficientPrivilege as error:
             msg = f"this login may not read {self.table!r}: {error}"
@@ -197,6 +216,11 @@ class ArrowSource:
     table: pa.Table
     key: str
     time: str
+
+    @property
+    def query(self) -> str:
+        """Rows in memory have no other name."""
+        return f"{self.table.num_rows} rows in memory"
 
     def schema(self) -> pa.Schema:
         """Columns and their types, as a dataset stores them."""

@@ -1,8 +1,11 @@
 """One version of a dataset, and the rows of it that lie between two times."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -11,12 +14,20 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Sidecar, WindowStats, total_digest
-from airflow_mlops.core.data.digest import digest_of
-from airflow_mlops.core.data.profile import Profile, merge_all
-from airflow_mlops.core.errors import ConfigurationError, RejectedError
+from airflow_mlops.core.data.digest import ContentDigest, digest_of
+from airflow_mlops.core.data.profile import Profile, aligned, merge_all
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
 
 COMPLETE = 0.95
@@ -32,6 +43,8 @@ class Table:
 
     :param schema: columns and their types.
     :param read_file: reads a file below the table, such as stored profiles.
+    :param removed: when and why its rows were removed; empty: they are there. What is stored about
+        them, such as profiles, stays.
     """
 
     ref: DatasetRef
@@ -39,6 +52,7 @@ class Table:
     sidecar: Sidecar = field(repr=False)
     delta: "DeltaTable" = field(repr=False)
     read_file: Callable[[str], bytes] = field(repr=False)
+    removed: str = ""
 
     @property
     def time(self) -> str:
@@ -111,14 +125,44 @@ class Table:
 
         :raises RejectedError: if a file was changed or lost.
         """
-        try:
-            found = str(digest_of(self.between().batches()))
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
-            msg = f"rows of {self.ref} cannot be read back: {error}; restore the files"
-            raise RejectedError(msg) from error
-        if found != self.digest:
+        found = ContentDigest()
+        for contract, windows in groupby(self.windows(), key=attrgetter("contract")):
+            first, *_, last = (*windows,) * 2
+            since, until = (datetime.fromisoformat(t) for t in (first.start, last.end))
+            names = self.columns(contract)
+            found = found + digest_of(self.between(since, until).batches(names))
+        if str(found) != self.digest:
             msg = f"rows of {self.ref} have digest {found}, the commit says {self.digest}"
             raise RejectedError(msg)
+
+    def columns(self, contract: int) -> list[str]:
+        """Return the columns that rows of a contract version have; later ones hold no value."""
+        adopted = self.sidecar.adopted
+        return [name for name in self.schema.names if adopted.get(name, 1) <= contract]
+
+    def dataset(self) -> "ds.Dataset":
+        """
+        Return the rows as a dataset of Arrow, which reads only what is asked for.
+
+        :raises DatasetNotFoundError: if the rows were removed.
+        """
+        self.refuse_removed(self.ref, self.removed)
+        return self.delta.to_pyarrow_dataset()
+
+    @staticmethod
+    def refuse_removed(ref: DatasetRef, removed: str) -> None:
+        """
+        Refuse a version whose rows are gone.
+
+        :param removed: when and why; empty: they are there.
+        :raises DatasetNotFoundError: if they are gone.
+        """
+        if removed:
+            msg = (
+                f"the rows of {ref} are gone, {removed}; what was stored about them is still "
+                "there. A version that is to stay needs a tag"
+            )
+            raise DatasetNotFoundError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +180,53 @@ class Slice:
     @property
     def rows(self) -> int:
         """Number of rows; reads the time column."""
-        found = self.table.delta.to_pyarrow_dataset().count_rows(filter=self._filter())
-        return int(found)
+        with self._reading():
+            return int(self.table.dataset().count_rows(filter=self._filter()))
 
     def batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
-        """Stream the rows in storage order, in bounded memory."""
-        dataset = self.table.delta.to_pyarrow_dataset()
+        """
+        Stream the rows in storage order, in bounded memory.
+
+        :raises DatasetNotFoundError: if the rows were removed.
+        :raises RejectedError: while it streams, if a file was changed or lost.
+        """
         wanted = list(columns) if columns is not None else self.table.schema.names
-        return dataset.scanner(columns=wanted, filter=self._filter()).to_reader()
+        with self._reading():
+            scanner = self.table.dataset().scanner(wanted, filter=self._filter())
+        schema = scanner.projected_schema
+        return pa.RecordBatchReader.from_batches(schema, self._read(scanner))
+
+    def _read(self, scanner: "ds.Scanner") -> Iterator[pa.RecordBatch]:
+        with self._reading():
+            yield from scanner.to_batches()
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the rows, ordered by time and key."""
+        """
+        Read the rows, ordered by time and key.
+
+        :raises DatasetNotFoundError: if the rows were removed.
+        :raises RejectedError: if a file was changed or lost.
+        """
         order = (self.table.time, self.table.key)
         wanted = list(columns) if columns is not None else self.table.schema.names
-        dataset = self.table.delta.to_pyarrow_dataset()
         read = list(dict.fromkeys([*wanted, *order]))
-        found = dataset.to_table(columns=read, filter=self._filter())
+        with self._reading():
+            found = self.table.dataset().to_table(columns=read, filter=self._filter())
         return found.sort_by([(name, "ascending") for name in order]).select(wanted)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """Read the rows as a frame, ordered by time and key; raises as :meth:`to_arrow`."""
+        return self.to_arrow(columns).to_pandas()  # type: ignore[no-any-return]
+
+    def to_duckdb(self, connection: "duckdb.DuckDBPyConnection") -> "duckdb.DuckDBPyRelation":
+        """
+        Return the rows as a relation: SQL reads the columns and row groups it needs.
+
+        :param connection: the relation lives as long as this connection.
+        :raises DatasetNotFoundError: if the rows were removed.
+        """
+        condition, dataset = self._filter(), self.table.dataset()
+        return connection.from_arrow(dataset if condition is None else dataset.filter(condition))
 
     def windows(self) -> tuple[WindowStats, ...]:
         """Return the windows that lie wholly inside."""
@@ -172,7 +246,7 @@ class Slice:
         for owner, indices in owners.items():
             data = self.table.read_file(owner)
             found |= profiles.from_bytes(data, indices)
-        return tuple(found[index] for index in sorted(found))
+        return aligned(tuple(found[index] for index in sorted(found)))
 
     def profile(self) -> Profile:
         """Return the sum of :meth:`profiles`."""
@@ -182,6 +256,19 @@ class Slice:
     def digest(self) -> str:
         """Content digest of the windows inside."""
         return str(total_digest(self.windows()))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say which version cannot be read, and why."""
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            msg = (
+                f"rows of {self.table.ref} cannot be read back: {error}; bring the file back from "
+                "a backup, or `airflow mlops restore` a version that is whole"
+            )
+            away = not isinstance(error, pa.ArrowInvalid | FileNotFoundError)
+            raise (UnavailableError if away else RejectedError)(msg) from error
 
     def _filter(self) -> pc.Expression | None:
         time, found = pc.field(self.table.time), None

@@ -20,7 +20,8 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.core.training.models import ModelStore, ModelVersion, talking
+from airflow_mlops.core.training.answers import talking
+from airflow_mlops.core.training.models import ModelStore, ModelVersion
 
 ANCHOR = "mlops.ledger"
 """Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from airflow_mlops.core.errors import ConfigurationError
@@ -176,6 +177,24 @@ class Observations:
                     for r in rows
                 ],
             )
+
+    def forget(self, model: str, keys: Sequence[str]) -> int:
+        """
+        Delete what was predicted for, or set aside of, these keys.
+
+        :return: number of rows that were deleted.
+        """
+        with self._connected() as connection, connection.transaction():
+            gone = (
+                connection.execute(
+                    sql.SQL("delete from mlops.{} where model = %s and key = any(%s)").format(
+                        sql.Identifier(table)
+                    ),
+                    (model, list(keys)),
+                ).rowcount
+                for table in ("predictions", "quarantine")
+            )
+            return sum(gone)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:

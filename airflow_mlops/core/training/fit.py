@@ -14,9 +14,10 @@ from typing import Any
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
-from airflow_mlops.core.refs import Recipe
+from airflow_mlops.core.refs import Recipe, canonical_json
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import models
+from airflow_mlops.core.training.catalogue import feature_tags
 from airflow_mlops.core.training.estimators import Written
 from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
 from airflow_mlops.core.training.models import DataInput, ModelStore, ModelVersion
@@ -31,7 +32,7 @@ class Training:
 
     :param recipe: everything the model is made of.
     :param rows: the labelled training rows.
-    :param features: source of ``build(rows) -> frame``.
+    :param features: source of ``build(rows, **params) -> frame``, with its parameters.
     :param train: source of ``fit(X, y, *, seed, **params) -> estimator``.
     :param environment: of this process.
     :param about: further facts that travel with the model; its contract has to be among them.
@@ -135,11 +136,18 @@ def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, L
         (folder / "environment.txt").write_text(training.environment.text(), "utf-8")
         if training.changes:
             (folder / "code.diff").write_text(training.changes, "utf-8")
-        params = {**recipe.to_dict(), "params": json.dumps(dict(recipe.params), sort_keys=True)}
-        store.log(run_id, params, metrics, folder)
+        store.log(run_id, _params(training), metrics, folder)
         store.log_inputs(run_id, _inputs(training))
     if not store.of_recipe(training.name, recipe.id):
-        store.register(training.name, run_id, _facts(training, saved, base))
+        about = feature_tags(training.features, training.about["contract"], features.columns)
+        store.register(training.name, run_id, _facts(training, saved, base) | about)
+
+
+def _params(training: Training) -> dict[str, Any]:
+    """What the page of the run lists as parameters: the recipe, and those of the features."""
+    recipe, built = training.recipe, training.features.params
+    params = {**recipe.to_dict(), "params": json.dumps(dict(recipe.params), sort_keys=True)}
+    return params | ({"feature_params": canonical_json(built)} if built else {})
 
 
 def _facts(training: Training, saved: Saved, base: float) -> dict[str, str]:

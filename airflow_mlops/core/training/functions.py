@@ -1,8 +1,8 @@
 """
 One run of a recipe: the two functions of a user, called with care.
 
-``build(rows) -> frame`` and ``fit(X, y, *, seed, **params) -> estimator`` come from their archives,
-never from the author's import path.
+``build(rows, **params) -> frame`` and ``fit(X, y, *, seed, **params) -> estimator`` come from their
+archives, never from the author's import path.
 """
 
 import traceback
@@ -54,7 +54,7 @@ class Functions:
     """
     The two functions of a recipe, loaded from their archives, and the rows they are given.
 
-    :param features: source of ``build``.
+    :param features: source of ``build``, with its parameters: it is loaded bound to them.
     :param train: source of ``fit``.
     """
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from airflow_mlops.core.training.models import RECIPE, ModelStore, talking
+from airflow_mlops.core.training.answers import talking
+from airflow_mlops.core.training.models import RECIPE, ModelStore
 
 CLOSED = "mlops.housekeeping"
 """Tag of a run that housekeeping closed: when, by which Dag run, and why."""

@@ -5,6 +5,7 @@ Shipped inside each model as MLflow ``code_paths``; no Airflow, nothing of this 
 the folder's layout is a new file ``mlops_loader_v2``.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -29,10 +30,26 @@ def _archived(folder: pathlib.Path, function: str) -> Any:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
+        except ModuleNotFoundError as error:
+            del sys.modules[name]
+            msg = (
+                f"{function} of this model imports {error.name!r}, which is not installed here: "
+                "pip install -r requirements.txt, the one in the model's folder"
+            )
+            raise ModuleNotFoundError(msg, name=error.name) from error
         except BaseException:
             del sys.modules[name]
             raise
+    sys.modules[name].__path__ = [str(folder)]  # another copy of the same model may be gone
     return sys.modules[name]
+
+
+def _build(folder: pathlib.Path, function: str) -> Any:
+    """Return the archived function of the features, bound to its parameters."""
+    build, path = getattr(_archived(folder, function), function), folder / "params.json"
+    if not path.is_file():
+        return build
+    return functools.partial(build, **json.loads(path.read_text("utf-8")))
 
 
 def _estimator(folder: pathlib.Path, about: Any) -> Any:
@@ -61,8 +78,7 @@ class Model:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.about: dict[str, Any] = json.loads((folder / "mlops.json").read_text("utf-8"))
-        build = self.about["build"]
-        self.build = getattr(_archived(folder / "features", build), build)
+        self.build = _build(folder / "features", self.about["build"])
         self.estimator = _estimator(folder, self.about)
 
     def predict(self, rows: Any, params: Any = None) -> Any:

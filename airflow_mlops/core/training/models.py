@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
     ModelNotFoundError,
-    UnavailableError,
     UserCodeError,
 )
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
+from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.files import tree_digest
 from airflow_mlops.core.training.saving import CONTENTS, about_of
 
@@ -44,8 +45,6 @@ EVALUATION = "evaluation.json"
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
 
-_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED")
-
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
@@ -56,6 +55,7 @@ class ModelVersion:
     :param recipe: id of its recipe.
     :param digest: SHA-256 over the paths and bytes of its files.
     :param tags: all its tags.
+    :param created_at: when it was registered, ISO 8601.
     """
 
     ref: ModelRef
@@ -64,6 +64,7 @@ class ModelVersion:
     digest: str
     status: str
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    created_at: str = ""
 
     def fact(self, name: str) -> str:
         """
@@ -124,11 +125,21 @@ class ModelStore:
 
     def of_recipe(self, name: str, recipe: str) -> tuple[ModelVersion, ...]:
         """Return all versions made from a recipe; the first is the canonical one, for ever."""
+        return self._search(name, f"name='{name}' and tags.`{RECIPE}`='{recipe}'")
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """Return all versions of a model, oldest first."""
+        return self._search(name, f"name='{name}'")
+
+    def _search(self, name: str, wanted: str) -> tuple[ModelVersion, ...]:
+        found: list[ModelVersion] = []
+        token = None
         with talking(name):
-            found = self.client.search_model_versions(
-                f"name='{name}' and tags.`{RECIPE}`='{recipe}'", max_results=1000
-            )
-        return tuple(sorted((_version(v) for v in found), key=lambda v: v.ref.version))
+            while token != "":
+                page = self.client.search_model_versions(wanted, 1000, page_token=token)
+                found += map(_version, page)
+                token = page.token or ""
+        return tuple(sorted(found, key=lambda v: v.ref.version))
 
     def features(self, ref: FeatureRef) -> CodeArchive:
         """
@@ -137,19 +148,26 @@ class ModelStore:
         :raises ModelNotFoundError: if no version has it; those that exist are named.
         :raises ModelChangedError: if the files of that version are not those that were evaluated.
         """
-        name = ref.name.removesuffix(".features")
-        with talking(name):
-            found = self.client.search_model_versions(f"name='{name}'", max_results=1000)
-        versions = sorted((_version(v) for v in found), key=lambda v: v.ref.version)
-        holder = next((v for v in versions if v.tags.get(FEATURES) == str(ref)), None)
-        if holder is None:
-            known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
-            msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
-            raise ModelNotFoundError(msg)
+        holder = self.trained_with(ref)[0]
         with scratch_folder("features") as scratch:
             folder = self.fetch(holder, scratch)
             build = about_of(folder, holder.ref)["build"]
             return CodeArchive.open(folder / "data" / CONTENTS / "features", f"{ref}:{build}")
+
+    def trained_with(self, ref: FeatureRef) -> tuple[ModelVersion, ...]:
+        """
+        Return the versions that were trained with a feature set, oldest first.
+
+        :raises ModelNotFoundError: if there is none; those sets that exist are named.
+        """
+        name = ref.name.removesuffix(".features")
+        versions = self.versions(name)
+        found = tuple(v for v in versions if v.tags.get(FEATURES) == str(ref))
+        if not found:
+            known = ", ".join(sorted({v.tags.get(FEATURES, "") for v in versions} - {""}))
+            msg = f"no version of {name} was trained with {ref}; there are {known or 'none'}"
+            raise ModelNotFoundError(msg)
+        return found
 
     def get(self, ref: ModelRef) -> ModelVersion:
         """
@@ -263,11 +281,7 @@ class ModelStore:
         with talking(name):
             uri = self.client.get_run(run_id).info.artifact_uri
             self.client.create_model_version(
-                name,
-                f"{uri}/model",
-                run_id=run_id,
-                tags=dict(tags),
-                await_creation_for=0,
+                name, f"{uri}/model", run_id=run_id, tags=dict(tags), await_creation_for=0
             )
 
     def settle(self, versions: Sequence[ModelVersion]) -> None:
@@ -293,6 +307,13 @@ class ModelStore:
             if status == "KILLED":
                 with talking(keep.ref.name, existing_is_fine=True):  # another settle says the same
                     self.client.set_tag(run.info.run_id, "mlops.superseded_by", keep.run_id)
+
+    def remove(self, version: ModelVersion) -> None:
+        """Delete a version and its run; what is gone already is fine."""
+        with talking(str(version.ref), missing_is_fine=True):
+            self.client.delete_model_version(version.ref.name, str(version.ref.version))
+        with talking(version.run_id, missing_is_fine=True):
+            self.client.delete_run(version.run_id)
 
     def fail(self, run_id: str) -> None:
         """Close a run that did not make a model."""
@@ -327,56 +348,21 @@ class ModelStore:
 
         :raises ModelNotFoundError: if there is no such version.
         :raises ModelChangedError: if its files are not those that were evaluated.
+        :raises UserCodeError: if a package it imports is not installed here.
         """
         with scratch_folder("model") as scratch:
             folder = self.fetch(self.get(ref), scratch)
-            yield mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            try:
+                model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
+            except ImportError as error:
+                msg = f"{ref} does not load here: {error}"
+                raise UserCodeError(msg) from error
+            yield model
 
 
 def _version(found: Any) -> ModelVersion:
     tags = dict(found.tags)
     ref = ModelRef(found.name, int(found.version))
     recipe, digest = tags.get(RECIPE, ""), tags.get(DIGEST, "")
-    return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags)
-
-
-@contextlib.contextmanager
-def talking(
-    what: str, *, existing_is_fine: bool = False, missing_is_fine: bool = False
-) -> Iterator[None]:
-    """
-    Give MLflow's errors their family.
-
-    :param what: what is asked about: the errors name it.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        code = error.error_code
-        # two writers at once: the database answers before MLflow does
-        exists = code == "RESOURCE_ALREADY_EXISTS" or "UniqueViolation" in error.message
-        if exists and existing_is_fine:
-            return
-        if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-            if missing_is_fine:
-                return
-            msg = f"MLflow knows no {what}: {error.message}"
-            raise ModelNotFoundError(msg) from error
-        if code in _REFUSED and not exists:
-            msg = f"MLflow refuses {what}: {error.message}"
-            raise ConfigurationError(msg) from error
-        msg = f"MLflow does not answer about {what}: {error.message}"
-        raise UnavailableError(msg) from error
-
-
-def ping(client: "MlflowClient") -> str:
-    """
-    Ask an MLflow server for anything, and return its address.
-
-    :raises UnavailableError: if it does not answer.
-    """
-    with talking("the server"):
-        client.search_registered_models(max_results=1)
-    return str(client.tracking_uri)
+    since = datetime.fromtimestamp((found.creation_timestamp or 0) / 1000, UTC).isoformat()
+    return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags, since)

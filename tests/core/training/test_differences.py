@@ -71,6 +71,34 @@ def test_feature_and_training_code_line_by_line(diff, trained):
     assert json.loads(json.dumps(found.to_dict()))["parameters"] == {}
 
 
+POWERS = """
+    def build(rows, *, power=1, names=("x", "y")):
+        return rows[list(names)] ** power
+"""
+
+
+def test_feature_parameters_one_by_one_beside_the_code(diff, trained):
+    one = trained(features=POWERS, feature_params={"power": 3, "names": ["x", "y"]})
+    two = trained(features=POWERS, feature_params={"power": 5, "names": ["x", "y"]})
+    found = diff(one, two)
+    assert (found.feature_parameters, found.features) == ({"power": (3, 5)}, ())
+    assert str(found).splitlines()[1] == "  feature parameter power: 3 -> 5"
+    assert "made of the same parts" not in str(found)
+    other = diff(trained(), one)
+    lines = str(other).splitlines()
+    assert lines[1:3] == [
+        "  feature parameter names: none -> ['x', 'y']",
+        "  feature parameter power: none -> 3",
+    ]
+    assert "features: 4 lines of code changed" in lines[3]
+    assert json.loads(json.dumps(found.to_dict()))["feature_parameters"] == {"power": [3, 5]}
+
+
+def test_a_whole_number_is_another_parameter_than_a_fraction(diff, trained):
+    one, two = (trained(features=POWERS, feature_params={"power": p}) for p in (1, 1.0))
+    assert diff(one, two).feature_parameters == {"power": (1, 1.0)}
+
+
 def test_rows_that_were_added_and_changed_are_counted(
     diff, trained, labelled_weeks, append, dataset_store
 ):

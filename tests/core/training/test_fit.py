@@ -12,8 +12,10 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.refs import FeatureRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.core.training.models import BASE_LOSS, DIGEST, RECIPE, TRAINING_ROWS
+from airflow_mlops.core.training.reproduce import reproduce
 
 pytestmark = pytest.mark.services
 
@@ -65,6 +67,13 @@ def test_a_version_answers_like_the_estimator_and_tells_where_it_comes_from(
     names = {f.path for f in model_store.client.list_artifacts(done.run_id)}
     assert {"model", "recipe.json", "environment.txt"} <= names
 
+
+TRAIN_TREE = """
+    from sklearn.tree import DecisionTreeClassifier
+
+    def fit(X, y, *, seed):
+        return DecisionTreeClassifier(max_depth=2, random_state=seed).fit(X, y)
+"""
 
 HEAD = "from sklearn.linear_model import LogisticRegression as L\n\n"
 LONG = "x" * 7000
@@ -137,11 +146,52 @@ def test_a_failed_training_can_be_tried_again(model_store, make_training, model)
     assert model_store.client.get_run(killed).data.tags["mlops.superseded_by"] == done.run_id
 
 
+POWERS = """
+    def build(rows, *, power=1, names=("x", "y")):
+        return rows[list(names)] ** power
+"""
+
+
+def test_feature_parameters_are_applied_wherever_the_features_are_built(
+    model_store, make_training, dataset_store
+):
+    """In training, in a model that is loaded, in the archive, and on the run's page."""
+    training = make_training(POWERS, feature_params={"power": 3, "names": ("y",)})
+    done = train_model(model_store, training, loss=BRIER, tags={})
+    rows = training.rows
+    expected = LogisticRegression(random_state=1).fit(rows.frame[["y"]] ** 3, rows.y)
+    with model_store.opened(ModelRef.parse(done.model)) as loaded:
+        found = loaded.predict(rows.frame)
+        assert list(loaded.build(rows.frame)) == ["y"]
+    assert np.allclose(found, expected.predict_proba(rows.frame[["y"]] ** 3)[:, 1])
+    again = model_store.features(FeatureRef.parse(training.recipe.features))
+    assert (again.params, again.files) == (training.features.params, training.features.files)
+    shown = model_store.client.get_run(done.run_id).data.params["feature_params"]
+    assert shown == '{"names":["y"],"power":3}'
+    assert reproduce(model_store, dataset_store, ModelRef.parse(done.model)).verdict == (
+        "identical bytes"
+    )
+
+
+def test_other_feature_parameters_are_another_recipe(model_store, make_training, model):
+    for power in (1, 3, 1):
+        training = make_training(POWERS, feature_params={"power": power}, train=TRAIN_TREE)
+        train_model(model_store, training, loss=BRIER, tags={})
+    assert len(model_store.client.search_model_versions(f"name='{model}'")) == 2
+
+
+def test_a_feature_parameter_that_build_does_not_take_is_named(model_store, make_training, model):
+    training = make_training(POWERS, feature_params={"pow": 3})
+    with pytest.raises(UserCodeError, match=r"takes no parameter 'pow'; it has 'power', 'names'"):
+        train_model(model_store, training, loss=BRIER, tags={})
+    assert set(runs(model_store, model).values()) == {"FAILED"}
+
+
 def test_a_model_folder_loads_without_this_package(model_store, make_training, tmp_path):
     import subprocess
     import sys
 
-    training = make_training()
+    training = make_training(POWERS, feature_params={"power": 3})
     done = train_model(model_store, training, loss=BRIER, tags={})
     folder = model_store.client.download_artifacts(done.run_id, "model", str(tmp_path))
     frame = training.rows.frame.head(1).assign(y=2.0)

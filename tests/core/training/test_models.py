@@ -1,6 +1,7 @@
 """Model versions: what was evaluated is what is loaded."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from airflow_mlops.core.errors import (
     UnavailableError,
     UserCodeError,
 )
+from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.answers import ping
 from airflow_mlops.core.training.files import tree_digest
-from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore, ping
+from airflow_mlops.core.training.fit import train_model
+from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore
 
 
 def test_the_digest_of_a_tree_depends_on_names_and_bytes_only(tmp_path):
@@ -139,6 +143,32 @@ def test_a_parameter_that_mlflow_would_cut_is_refused(model_store, make_version,
     run = model_store.get(make_version()).run_id
     with pytest.raises(ConfigurationError, match="parameter p has 6001 letters; MLflow keeps 6000"):
         model_store.log(run, {"p": "x" * 6001}, {}, tmp_path)
+
+
+@services
+def test_a_package_that_a_model_needs_and_is_not_here_is_named(
+    model_store, make_training, tmp_path, monkeypatch
+):
+    """The package was there when the model was trained; it is gone where it is loaded."""
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "package_of_yesterday.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "gone"))
+    monkeypatch.setattr("airflow_mlops.core.data.features._check_travels", lambda *_: None)
+    training = make_training(
+        "import package_of_yesterday\n\ndef build(rows):\n    return rows[['y']]"
+    )
+    done = train_model(model_store, training, loss=("brier", loss_function("brier")), tags={})
+    shutil.rmtree(tmp_path / "gone")
+    for name in [n for n in sys.modules if n.startswith(("_mlops_build", "package_of_yes"))]:
+        del sys.modules[name]
+    ref = ModelRef.parse(done.model)
+    with (
+        pytest.raises(
+            UserCodeError, match=f"{ref} does not load.*'package_of_yesterday'.*pip inst"
+        ),
+        model_store.opened(ref),
+    ):
+        pytest.fail("it was opened")
 
 
 @services

@@ -1,0 +1,95 @@
+"""What a dataset may forget: rows that were replaced long ago, and that no kept version needs."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.data.removals import mark_removed, removed_versions
+from airflow_mlops.core.data.version_log import META, history
+from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+SHORTEST = timedelta(days=1)
+"""Whatever is younger stays: a snapshot that is being written has files that no version names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removable:
+    """
+    What may go from one dataset.
+
+    :param versions: versions whose rows cannot be read afterwards; later ones stay whole.
+    :param files: files of rows, paths below the dataset.
+    :param kept: versions that were asked to stay, and tagged ones.
+    """
+
+    dataset: str
+    versions: tuple[int, ...]
+    files: tuple[str, ...]
+    kept: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+def find_removable(
+    store: DatasetStore, name: str, *, keep: Iterable[int], older: timedelta
+) -> Removable:
+    """
+    Look what may go from a dataset; nothing is changed.
+
+    :param keep: versions that stay, beside the newest one and those that have a tag.
+    :param older: how long ago a version has to be replaced by a newer one.
+    :raises DatasetNotFoundError: if there is no such dataset.
+    :raises ConfigurationError: if ``older`` is less than a day.
+    """
+    table, kept = _kept(store, name, keep, older)
+    there = set(store.log.list_files(table, ""))  # the log names files that went long ago, too
+    going = there.intersection(store.log.vacuum(table, kept, older, apply=False))
+    marked = removed_versions(store.log, table)
+    commits = {int(h["version"]) for h in history(table) if META in h}
+    of_version = store.log.files_of(table)
+    lost = (v for v in commits - marked if going & of_version[v])
+    return Removable(name, tuple(sorted(lost)), tuple(sorted(going)), tuple(sorted(kept)))
+
+
+def remove(
+    store: DatasetStore, name: str, *, keep: Iterable[int], older: timedelta, why: str
+) -> Removable:
+    """
+    Remove what :func:`find_removable` finds; a kill in between is finished by the next call.
+
+    What is stored about a removed version (its windows, digests and profiles) stays.
+
+    :param keep: versions that stay, beside the newest one and those that have a tag.
+    :param older: how long ago a version has to be replaced by a newer one.
+    :param why: what an error says when somebody asks for a removed version.
+    :raises DatasetNotFoundError: if there is no such dataset.
+    :raises ConfigurationError: if ``older`` is less than a day.
+    """
+    table, kept = _kept(store, name, keep, older)
+    found = find_removable(store, name, keep=keep, older=older)
+    if found.files:
+        mark_removed(store.log, table, found.versions, why)
+        newest = store.log.get(name)  # a version may have been restored meanwhile
+        store.log.vacuum(newest, kept, older, apply=True)
+    return found
+
+
+def _kept(
+    store: DatasetStore, name: str, keep: Iterable[int], older: timedelta
+) -> "tuple[DeltaTable, set[int]]":
+    if older < SHORTEST:
+        msg = f"what is younger than {SHORTEST} always stays; asked to keep only {older}"
+        raise ConfigurationError(msg)
+    table = store.log.find(name)
+    if table is None:
+        msg = f"no dataset {name} below {store.root}: no such dataset"
+        raise DatasetNotFoundError(msg)
+    tagged = {tag.version for tag in store.tags(name).values()}
+    return table, {v for v in {*keep, *tagged} if v <= table.version()}

@@ -1,0 +1,306 @@
+"""
+The log of versions: a Delta table for each dataset, with a sidecar beside each of its commits.
+
+A sidecar is written before the commit that names it: a kill at any moment leaves either no commit,
+or the whole one.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+from airflow_mlops.core.data.commits import Commit, Sidecar
+from airflow_mlops.core.data.sources import quoted
+from airflow_mlops.core.data.table_files import TableFiles
+from airflow_mlops.core.errors import (
+    DatasetNotFoundError,
+    RejectedError,
+    UnavailableError,
+)
+from airflow_mlops.core.refs import DatasetRef
+
+META = "mlops"
+"""Key of a commit's metadata that names its sidecar."""
+
+APP_KEY = "mlops.app_key"
+"""Key of a commit's metadata that names the change it answers."""
+
+SEQUENCE = "mlops"
+"""Delta application id that every commit counts up: two changes at once cannot both land."""
+
+_ROW_GROUP = 65_536
+"""Rows that the writer holds in memory."""
+
+_RACES = 10
+_RECENT = 16
+"""Commits that are looked at first; the whole history is read only if none of them will do."""
+
+_CONFIGURATION = {
+    # The log is the list of versions: it must not expire.
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.enableExpiredLogCleanup": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """
+    One change of a dataset, and what it is remembered by.
+
+    :param name: name of the dataset.
+    :param app_key: names this change; a retry uses the same one.
+    :param what: what it is called in an error, such as ``append``.
+    """
+
+    name: str
+    app_key: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLog(TableFiles):
+    """The tables below one root."""
+
+    def find(self, name: str) -> DeltaTable | None:
+        """
+        Open the newest state of a table, if there is one.
+
+        :raises UnavailableError: if the store does not answer.
+        :raises ConfigurationError: if it refuses, or an option is none.
+        """
+        with self._talking(f"does not answer about {name}"):
+            try:
+                return DeltaTable(self.uri(name), storage_options=self._options())
+            except TableNotFoundError:
+                return None
+
+    def get(self, name: str) -> DeltaTable:
+        """
+        Open the newest state of a table that was there a moment ago.
+
+        :raises UnavailableError: if it is gone, or the store does not answer.
+        """
+        table = self.find(name)
+        if table is None:
+            msg = f"dataset {name} below {self.root} went away"
+            raise UnavailableError(msg)
+        return table
+
+    def create(self, name: str, schema: pa.Schema) -> DeltaTable:
+        """Create an empty table, unless somebody was faster."""
+        with self._talking(f"cannot create {name}"):
+            return DeltaTable.create(
+                self.uri(name),
+                schema,
+                mode="ignore",
+                configuration=_CONFIGURATION,
+                storage_options=self._options(),
+            )
+
+    def once(
+        self,
+        table: DeltaTable,
+        change: Change,
+        attempt: Callable[[DeltaTable, Sidecar | None], bool],
+    ) -> Commit | None:
+        """
+        Make a change exactly once, however often it is tried and whoever else writes.
+
+        :param table: the newest state.
+        :param attempt: writes one commit after the newest one; ``False`` if there is nothing to do.
+        :return: the commit of the change, by whichever try; if there was nothing to do, the newest
+            one, with nothing added; ``None`` if there is none at all.
+        :raises UnavailableError: if others always came first.
+        """
+        for _ in range(_RACES):
+            # Asked of the handle that is written through: delta-rs compares newer commits only.
+            if (table.transaction_version(change.app_key) or 0) >= 1:
+                return self._own(table, change)
+            before = self.newest(table)
+            try:
+                written = attempt(table, before)
+            except CommitFailedError:
+                table = self.get(change.name)  # somebody else committed first: look again
+                continue
+            if written:
+                return self._own(self.get(change.name), change)
+            return replace(before.commit, added=0, windows=()) if before else None
+        msg = f"{_RACES} other changes of {change.name} came first; try the {change.what} again"
+        raise UnavailableError(msg)
+
+    def _own(self, table: DeltaTable, change: Change) -> Commit:
+        """Return the commit that carries this change's key."""
+        for entry in history(table):
+            if entry.get(APP_KEY) == change.app_key:
+                return self.sidecar(table, entry).commit
+        msg = (
+            f"{change.name} knows {change.what} {change.app_key!r}, its commit is gone: files of "
+            "the log were removed by hand; bring them back"
+        )
+        raise RejectedError(msg)
+
+    def write(
+        self,
+        table: DeltaTable,
+        rows: pa.RecordBatchReader,
+        properties: CommitProperties,
+        *,
+        replaced: tuple[str, datetime] | None,
+        schema_mode: Literal["merge", "overwrite"] | None,
+    ) -> None:
+        """
+        Commit rows.
+
+        :param replaced: time column, and the moment from which stored rows are replaced.
+        :param schema_mode: ``"merge"`` adds columns, ``"overwrite"`` replaces all rows as well.
+        :raises deltalake.exceptions.CommitFailedError: if somebody else committed first.
+        """
+        how: dict[str, Any] = {"mode": "append", "schema_mode": schema_mode}
+        if schema_mode == "overwrite":
+            how["mode"] = "overwrite"
+        elif replaced is not None:
+            how |= {"mode": "overwrite", "predicate": _from(*replaced)}
+        name = table.table_uri.rstrip("/").rpartition("/")[2]
+        with self._talking(f"cannot write {name}"):
+            write_deltalake(
+                table,
+                rows,
+                commit_properties=properties,
+                writer_properties=WriterProperties(
+                    compression="ZSTD", max_row_group_size=_ROW_GROUP
+                ),
+                **how,
+            )
+
+    def newest(self, table: DeltaTable, *, until: int | None = None) -> Sidecar | None:
+        """
+        Return what the newest commit says.
+
+        :param table: the newest state: on an older one delta-rs numbers its history wrongly.
+        :param until: newest version to look at; ``None``: all.
+        """
+        for entry in history(table):
+            if META in entry and (until is None or entry["version"] <= until):
+                return self.sidecar(table, entry)
+        return None
+
+    def sidecar(self, table: DeltaTable, entry: Mapping[str, Any]) -> Sidecar:
+        """Return what one entry of a table's history says; the version is the entry's own."""
+        found = Sidecar.from_json(self.read_file(table, entry[META]))
+        name = DatasetRef.parse(found.commit.ref).name
+        commit = replace(found.commit, ref=str(DatasetRef(name, int(entry["version"]))))
+        return replace(found, commit=commit)
+
+    def renew_checkpoint(self, table: DeltaTable) -> None:
+        """Write the table's checkpoint anew, if it has any: files of its log were corrected."""
+        name = str(table.table_uri).rstrip("/").rpartition("/")[2]
+        found = self.list_files(table, "_delta_log")
+        old = [p for p in found if "checkpoint" in p]
+        for path in sorted(old, reverse=True):  # the pointer to the newest one first
+            self.remove_file(table, path)
+        if old:
+            with self._talking("cannot write a checkpoint"):
+                self.get(name).create_checkpoint()
+
+    def restore(self, table: DeltaTable, version: int, properties: CommitProperties) -> None:
+        """
+        Commit the rows of an earlier version again; no row is copied.
+
+        :raises deltalake.exceptions.CommitFailedError: if somebody else committed first.
+        """
+        try:
+            with self._talking(f"cannot restore version {version}"):
+                table.restore(version, commit_properties=properties)
+        except UnavailableError as error:
+            if "missing file" not in str(error):
+                raise
+            msg = f"{error}: its rows are gone; choose another version, or bring the file back"
+            raise DatasetNotFoundError(msg) from error
+
+    def load(self, table: DeltaTable, version: int) -> None:
+        """Turn a table's newest state into an earlier one."""
+        with self._talking(f"cannot open version {version}"):
+            table.load_as_version(version)
+
+    def vacuum(
+        self, table: DeltaTable, keep: Iterable[int], older: timedelta, *, apply: bool
+    ) -> list[str]:
+        """
+        Find, or remove, the files of rows that no version needs.
+
+        :param keep: versions whose files stay; those of the newest version always do.
+        :param older: how long ago a file has to be replaced, or written and never committed.
+        :return: paths below the table, sorted.
+        """
+        with self._talking("cannot be cleaned up"):
+            found = table.vacuum(
+                int(older / timedelta(hours=1)),
+                dry_run=not apply,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=sorted(keep),
+            )
+        return sorted(unquote(path) for path in found)
+
+    def files_of(self, table: DeltaTable) -> dict[int, set[str]]:
+        """
+        Return the files of rows of each version, paths below the table.
+
+        Read from the log: opening a thousand versions one after the other costs much more.
+        """
+        now: set[str] = set()
+        found: dict[int, set[str]] = {}
+        for version in range(table.version() + 1):
+            for line in self.read_file(table, f"_delta_log/{version:020}.json").splitlines():
+                action = json.loads(line)
+                if "add" in action:
+                    now = now | {unquote(action["add"]["path"])}
+                elif "remove" in action:
+                    now = now - {unquote(action["remove"]["path"])}
+            found[version] = now
+        return found
+
+
+def properties_of(change: Change, sidecar: str, sequence: int) -> CommitProperties:
+    """
+    Return what a commit carries.
+
+    :param sidecar: path of its sidecar.
+    :param sequence: its number; of two commits with one number only the first lands.
+    """
+    return CommitProperties(
+        custom_metadata={META: sidecar, APP_KEY: change.app_key},
+        app_transactions=[Transaction(change.app_key, 1), Transaction(SEQUENCE, sequence)],
+    )
+
+
+def history(table: DeltaTable) -> Iterator[dict[str, Any]]:
+    """Yield the entries of the log, newest first; the recent ones without reading the others."""
+    recent = table.history(_RECENT)
+    yield from recent
+    if len(recent) == _RECENT:
+        yield from table.history()[_RECENT:]
+
+
+def schema_of(table: DeltaTable) -> pa.Schema:
+    """Return columns and their types."""
+    return pa.schema(table.schema().to_arrow())
+
+
+def _from(column: str, moment: datetime) -> str:
+    """Write ``column >= moment`` in the words of delta-rs."""
+    text = moment.isoformat(timespec="microseconds")
+    return f"{quoted(column)} >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"

@@ -1,0 +1,134 @@
+"""Forget a person everywhere: rows, labels and predictions go; who learnt from them is named."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget
+from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
+from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.monitoring.observations import Observations
+from airflow_mlops.core.refs import DatasetRef
+from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL, ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """
+    What was, or would be, forgotten.
+
+    :param datasets: rows and labels, dataset by dataset.
+    :param models: model versions that learnt from any of these rows -> whether they serve.
+    :param predictions: predictions and rows set aside that were deleted; 0 if nothing was.
+    :param done: whether it was done.
+    """
+
+    datasets: tuple[Forgotten, ...]
+    models: Mapping[str, str]
+    predictions: int = 0
+    done: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self) | {"datasets": [d.to_dict() for d in self.datasets]}
+
+    def __str__(self) -> str:
+        went = "went" if self.done else "would go"
+        lines = [
+            f"{found.rows} rows in {len(found.versions)} versions of {found.dataset} {went}"
+            for found in self.datasets
+        ]
+        if self.done:
+            lines.append(f"{self.predictions} predictions and rows set aside went")
+        lines += [f"model {ref} learnt from them ({what})" for ref, what in self.models.items()]
+        if self.models:
+            lines.append("they keep what they learnt: retrain, and promote a version without it")
+        lines.append(
+            "delete the rows at their source, too: the next snapshot would read them again"
+        )
+        return "\n".join(lines)
+
+
+def find_person(
+    registry: ModelRegistry, datasets: DatasetStore, name: str, keys: Sequence[str]
+) -> Erasure:
+    """
+    Look where rows of these keys are, and who learnt from them; nothing is changed.
+
+    The datasets that models join with this one, such as its labels, are looked through, too.
+
+    :param name: name of a dataset.
+    :param keys: values of its key column, as text.
+    :raises DatasetNotFoundError: if there is no such dataset.
+    :raises ConfigurationError: if a value cannot be a key of it.
+    """
+    versions = [(v, used) for v in _versions(registry) if name in (used := _used(v))]
+    others = sorted({other for _, used in versions for other in used} - {name})
+    found = [find_rows(datasets, name, keys)]
+    for other in others:
+        try:
+            found.append(find_rows(datasets, other, keys))
+        except DatasetNotFoundError:
+            continue
+    learnt = (v for v, used in versions if any(_learnt(v, used, part) for part in found))
+    champions = {registry.champion(model) for model in {v.ref.name for v, _ in versions}}
+    models = {str(v.ref): "champion" if v.ref in champions else "not serving" for v in learnt}
+    return Erasure(tuple(found), models)
+
+
+def forget_person(
+    registry: ModelRegistry,
+    datasets: DatasetStore,
+    observations: Observations,
+    name: str,
+    keys: Sequence[str],
+    *,
+    ask: Ask,
+) -> Erasure:
+    """
+    Remove what :func:`find_person` finds, and the predictions; put on record that it was done.
+
+    The record says how much and why, not who. A call that was killed is finished by the next one.
+
+    :param name: name of a dataset.
+    :param keys: values of its key column, as text.
+    :param ask: who asks, and why.
+    :raises DatasetNotFoundError: if there is no such dataset.
+    :raises ConfigurationError: if a value cannot be a key of it.
+    """
+    found = find_person(registry, datasets, name, keys)
+    used = {v.ref.name for v in _versions(registry) if name in _used(v)}
+    for model in sorted(used):
+        evidence = {
+            "keys": len(set(keys)),
+            "rows": {part.dataset: part.rows for part in found.datasets},
+            "models": [ref for ref in found.models if ref.partition("@")[0] == model],
+        }
+        draft = Entry(model, "forget", "", ask.by, ask.reason, evidence=evidence)
+        registry.ledger.record(model, ask.key, {"op": "forget"}, lambda _: draft)  # noqa: B023
+    for part in found.datasets:
+        forget(datasets, part.dataset, keys)
+    gone = sum(observations.forget(model, keys) for model in sorted(used))
+    return Erasure(found.datasets, found.models, gone, done=True)
+
+
+def _versions(registry: ModelRegistry) -> Iterator[ModelVersion]:
+    for model in registry.ledger.models():
+        yield from registry.models.versions(model)
+
+
+def _used(version: ModelVersion) -> dict[str, int]:
+    """Return the datasets a version learnt from, with their versions."""
+    refs = [DatasetRef.parse(version.tags[tag]) for tag in (DATA, LABELS) if tag in version.tags]
+    return {ref.name: ref.version for ref in refs}
+
+
+def _learnt(version: ModelVersion, used: Mapping[str, int], found: Forgotten) -> bool:
+    """Say whether a version learnt from any of these rows."""
+    if used.get(found.dataset) not in found.versions:
+        return False
+    since, until = (datetime.fromisoformat(version.fact(tag)) for tag in (SINCE, UNTIL))
+    return any(since <= datetime.fromisoformat(time) < until for time in found.times)

@@ -1,0 +1,76 @@
+"""Verbs about datasets, against real stores."""
+
+import pytest
+
+from airflow_mlops.core.data import retention
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def two(connections, dataset_store, append, labelled_weeks):
+    """A dataset of two versions: the second one corrects the first."""
+    weeks = labelled_weeks(2)
+    append(dataset_store, "d", weeks.source(), author="me", origin="warehouse:d")
+    append(dataset_store, "d", weeks.source(x=[1.0] * 336), "k2")
+    return dataset_store
+
+
+def test_versions_are_listed_with_their_tags(mlops, two):
+    assert mlops("tag", "d@1", "paper", "--by", "me").out.startswith("d@paper is d@1, by me")
+    newest, first = mlops("versions", "d").out.splitlines()
+    assert newest.startswith("d@2 ")
+    assert first.startswith("d@1 ")
+    assert first.endswith("warehouse:d  by me  [paper]")
+    found = mlops("versions", "d", "--json").json["versions"]
+    assert [(v["ref"], v["tags"]) for v in found] == [("d@2", []), ("d@1", ["paper"])]
+    assert mlops("versions", "e").code == 2
+
+
+def test_a_tag_stands_for_a_version_in_every_verb(mlops, two):
+    mlops("tag", "d@1", "paper")
+    assert "336 changed" not in mlops("diff", "d@paper", "d@1", "--data").out
+    assert mlops("card", "d@paper", "--data").out.startswith("# Dataset d@1")
+    assert mlops("tag", "d@2", "paper").code == 1
+    assert mlops("tag", "d@2", "paper", "--move").out.startswith("d@paper is d@2")
+    assert mlops("tag", "d@2", "paper", "--remove").out == "d has no tag 'paper'\n"
+    done = mlops("restore", "d@paper")
+    assert (done.code, done.err) == (
+        2,
+        "DatasetNotFoundError: no tag 'paper' of dataset d; tags: none\n",
+    )
+
+
+def test_a_version_is_restored(mlops, two):
+    done = mlops("restore", "d@1", "--by", "me")
+    assert done.out.startswith("d@3 has the 336 rows of d@1; the next snapshot reads on from 2024")
+    assert mlops("restore", "d@2", "--json").json["ref"] == "d@4"
+    assert mlops("restore", "d@9").code == 2
+
+
+def test_a_person_is_looked_for_and_forgotten(mlops, trained_champions, model, dataset_store):
+    trained_champions(1)
+    done = mlops("forget", model, "--key", "5", "--key", "6")
+    assert done.code == 0
+    assert f"2 rows in 1 versions of {model} would go" in done.out
+    assert f"model {model}@1 learnt from them (champion)" in done.out
+    assert done.out.endswith("nothing was changed; to do it, say --apply\n")
+    assert mlops("forget", model, "--key", "5", "--apply").code == 2  # no reason
+    done = mlops("forget", model, "--key", "5", "--apply", "--reason", "they asked", "--json")
+    assert (done.json["done"], done.json["datasets"][0]["rows"]) == (True, 1)
+    assert dataset_store.open(dataset_store.latest(model)).rows == 1343
+    assert "they asked" in mlops("history", model).out
+    assert mlops("forget", model).code == 2
+
+
+def test_garbage_is_looked_for_and_removed(mlops, trained_champions, model, two, monkeypatch):
+    trained_champions(1)
+    assert "what is younger than 1 day, 0:00:00 always stays" in mlops("gc", "--older", "1h").err
+    monkeypatch.setattr(retention, "SHORTEST", retention.SHORTEST * 0)
+    done = mlops("gc", "--older", "0d")
+    assert done.code == 0
+    assert f"pinned  model {model}@1: champion" in done.out
+    assert f"pinned  data {model}@1: model {model}@1 learnt from it" in done.out
+    assert done.out.endswith("nothing was changed; to remove it, say --apply\n")
+    assert mlops("gc", model, "--older", "0d", "--apply", "--json").json["applied"] is True
+    assert mlops("gc", "--older", "soon").err.startswith("ConfigurationError: --older: not a dur")

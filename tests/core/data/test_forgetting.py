@@ -1,0 +1,198 @@
+"""Forgetting: the rows of a person are gone from every version, and all versions stay whole."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_mlops.core.data import profile as profiles
+from airflow_mlops.core.data.forgetting import find_rows, forget
+from airflow_mlops.core.data.sources import ArrowSource
+from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.refs import DatasetRef
+
+MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+KEYS = ["person 100", "person 500", "nobody"]
+
+
+def people(last, shift=0.0):
+    """Hourly rows of people, each with a name of their own."""
+    n = last * 168
+    at = [MONDAY + timedelta(hours=i) for i in range(n)]
+    return pa.table(
+        {
+            "who": [f"person {i}" for i in range(n)],
+            "at": pa.array(at, pa.timestamp("us", "UTC")),
+            "x": [i + shift for i in range(n)],
+            "name": [f"name {i}" for i in range(n)],
+        }
+    )
+
+
+def without(table, keys=KEYS):
+    return table.filter(pc.invert(pc.is_in(table["who"], pa.array(keys))))
+
+
+DELIVERIES = (people(3), people(3, shift=0.5), people(5, shift=0.5))
+"""The second one corrects the newest week of the first."""
+
+
+@pytest.fixture
+def deliver(append):
+    def run(store, deliveries, name="d"):
+        for n, rows in enumerate(deliveries):
+            append(store, name, ArrowSource(rows, "who", "at"), f"k{n}", key="who")
+        return store
+
+    return run
+
+
+@pytest.fixture
+def store(dataset_store, deliver):
+    return deliver(dataset_store, DELIVERIES)
+
+
+@pytest.fixture
+def never(dataset_store, deliver):
+    """The same dataset, had the person never been in it."""
+    return deliver(dataset_store, map(without, DELIVERIES), "never")
+
+
+def versions(store, name="d"):
+    return [store.open(DatasetRef(name, v)) for v in (1, 2, 3)]
+
+
+def assert_never_there(store):
+    for found, wanted in zip(versions(store), versions(store, "never"), strict=True):
+        found.verify()
+        assert found.between().to_arrow().equals(wanted.between().to_arrow())
+        assert found.between().rows == found.rows == wanted.rows
+        assert [(w.index, w.rows, w.digest) for w in found.windows()] == [
+            (w.index, w.rows, w.digest) for w in wanted.windows()
+        ]
+        assert found.sidecar.commit.digest == wanted.sidecar.commit.digest
+        for mine, theirs in zip(
+            found.between().profiles(), wanted.between().profiles(), strict=True
+        ):
+            assert dict(mine.columns["name"].values) == dict(theirs.columns["name"].values)
+            x, y = mine.columns["x"], theirs.columns["x"]
+            assert (x.rows, x.low, x.high) == (y.rows, y.low, y.high)
+
+
+def traces(store, text):
+    """Files that hold this value, compressed ones opened."""
+    return [str(p) for p in Path(store.root, "d").rglob("*") if p.is_file() and text in said(p)]
+
+
+def said(path):
+    if path.suffix == ".parquet":
+        return str(pq.read_table(path).to_pylist())
+    if path.suffix == ".profiles":
+        columns = [p.columns for p in profiles.from_bytes(path.read_bytes()).values()]
+        return str([dict(c[name].values) for c in columns for name in ("who", "name")])
+    return path.read_text("utf-8")
+
+
+@pytest.mark.usefixtures("never")
+def test_every_version_is_what_it_were_without_the_rows(store):
+    found = forget(store, "d", KEYS)
+    assert found.rows == 4  # each is in the first file, and in the one that corrects it
+    assert found.versions == (1, 2, 3)
+    assert_never_there(store)
+
+
+def test_no_file_names_the_person_any_more(store):
+    assert len(traces(store, "'person 500'")) == len(traces(store, "'name 500'")) == 4
+    forget(store, "d", KEYS)
+    assert traces(store, "person 500") == traces(store, "name 500") == []
+    assert len(traces(store, "'person 501'")) == 4
+
+
+def test_looking_changes_nothing(store):
+    before = {p: p.read_bytes() for p in Path(store.root, "d").rglob("*") if p.is_file()}
+    found = find_rows(store, "d", KEYS)
+    assert (found.rows, found.versions, len(found.files)) == (4, (1, 2, 3), 2)
+    assert found.times[0] == (MONDAY + timedelta(hours=100)).isoformat()
+    after = {p: p.read_bytes() for p in Path(store.root, "d").rglob("*") if p.is_file()}
+    assert before == after
+
+
+@pytest.mark.usefixtures("never")
+def test_forgetting_twice_finds_nothing_more(store):
+    forget(store, "d", KEYS)
+    again = forget(store, "d", KEYS)
+    assert (again.rows, again.versions, again.files) == (0, (), ())
+    assert_never_there(store)
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("write", range(1, 12))
+def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(store, monkeypatch, write):
+    log, count = type(store.log), 0
+    whole = log.write_file
+
+    def dies(self, *values):
+        nonlocal count
+        count += 1
+        if count == write:
+            raise KeyboardInterrupt
+        whole(self, *values)
+
+    monkeypatch.setattr(log, "write_file", dies)
+    with pytest.raises(KeyboardInterrupt):
+        forget(store, "d", KEYS)
+    monkeypatch.setattr(log, "write_file", whole)
+    forget(store, "d", KEYS)
+    assert_never_there(store)
+    assert traces(store, "person 500") == []
+    assert store.log.list_files(store.log.find("d"), "_mlops/forgetting") == []
+
+
+def test_the_dataset_goes_on(store, append):
+    forget(store, "d", KEYS)
+    rows = without(people(6, shift=0.5))
+    commit = append(store, "d", ArrowSource(rows, "who", "at"), "later", key="who")
+    table = store.open(DatasetRef.parse(commit.ref))
+    table.verify()
+    assert (
+        table.between().to_arrow()["who"].to_pylist()
+        == without(pa.concat_tables([people(2), rows.slice(2 * 168 - 1)]))["who"].to_pylist()
+    )
+    restored = store.restore(DatasetRef("d", 1), app_key="r")
+    store.open(DatasetRef.parse(restored.ref)).verify()
+
+
+def test_a_log_with_a_checkpoint_is_corrected_too(dataset_store, append):
+    rows = people(1)
+    for n in range(105):
+        source = ArrowSource(rows.slice(0, n + 1), "who", "at")
+        append(dataset_store, "d", source, f"k{n}", key="who")
+    log = dataset_store.log
+    assert any("checkpoint" in f for f in log.list_files(log.find("d"), "_delta_log"))
+    forget(dataset_store, "d", ["person 3"])
+    assert any("checkpoint" in f for f in log.list_files(log.find("d"), "_delta_log"))
+    for version in (1, 3, 4, 50, 99, 100, 101, 105):
+        table = dataset_store.open(DatasetRef("d", version))
+        table.verify()
+        assert table.rows == table.between().rows == version - (version > 3)
+    assert traces(dataset_store, "'person 3'") == traces(dataset_store, '"person 3\\\\"') == []
+
+
+def test_a_dataset_of_that_person_alone_becomes_empty(dataset_store, append):
+    append(dataset_store, "d", ArrowSource(people(1).slice(0, 1), "who", "at"), key="who")
+    forget(dataset_store, "d", ["person 0"])
+    table = dataset_store.open(DatasetRef("d", 1))
+    table.verify()
+    assert (table.rows, table.between().to_arrow().num_rows) == (0, 0)
+
+
+def test_what_cannot_be_a_key_is_refused(dataset_store, labelled_weeks, append):
+    append(dataset_store, "n", labelled_weeks().source(0, 1))
+    with pytest.raises(ConfigurationError, match=r"key 'id' of n is int64, \['me'\] cannot be"):
+        forget(dataset_store, "n", ["me"])
+    with pytest.raises(DatasetNotFoundError, match="no such dataset"):
+        forget(dataset_store, "nothing", ["1"])
+    assert forget(dataset_store, "n", ["3"]).rows == 1

@@ -1,0 +1,78 @@
+"""Forgetting a person: rows, labels, predictions; the models that learnt from them are named."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.deployment.forgetting import find_person, forget_person
+from airflow_mlops.core.deployment.registry import Ask
+from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.refs import DatasetRef
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def predicted(trained_champions, observations, labelled_weeks):
+    """Two champions; the second one predicted the first week."""
+    one, two = trained_champions(2)
+    rows = labelled_weeks().rows.slice(0, 168)
+    keys = rows["id"].cast(pa.string())
+    table = pa.table({"key": keys, "observed_at": rows["at"], "prediction": rows["x"]})
+    observations.write_predictions(two, table, dataset=f"{two.name}@1", run="r")
+    return one, two
+
+
+def test_looking_names_rows_and_models(registry, dataset_store, predicted, model):
+    one, two = predicted
+    found = find_person(registry, dataset_store, model, ["5"])
+    assert [(d.dataset, d.rows, d.versions) for d in found.datasets] == [
+        (model, 1, (1,)),
+        (f"{model}.labels", 1, (1,)),
+    ]
+    assert found.models == {str(one): "not serving", str(two): "champion"}
+    assert not found.done
+    assert dataset_store.open(DatasetRef(model, 1)).rows == 1344
+
+
+def test_rows_that_no_model_learnt_from_name_none(registry, dataset_store, predicted, model):
+    found = find_person(registry, dataset_store, model, ["1340"])  # in the eighth week, held out
+    assert found.datasets[0].rows == 1
+    assert found.models == {}
+
+
+def test_a_person_is_forgotten_everywhere_and_the_record_does_not_name_them(
+    registry, dataset_store, observations, predicted, model
+):
+    one, two = predicted
+    ask = Ask("forget:1", "me", "they asked", {})
+    found = forget_person(registry, dataset_store, observations, model, ["5", "7"], ask=ask)
+    assert (found.done, found.predictions) == (True, 2)
+    for name in (model, f"{model}.labels"):
+        table = dataset_store.open(DatasetRef(name, 1))
+        table.verify()
+        assert table.rows == 1342
+        assert not {5, 7} & {*table.between().to_arrow()["id"].to_pylist()}
+    assert observations.served_by(two).predictions == 166
+    entry = registry.ledger.state(model).last("forget")
+    assert (entry.by, entry.reason) == ("me", "they asked")
+    assert dict(entry.evidence) == {
+        "keys": 2,
+        "rows": {model: 2, f"{model}.labels": 2},
+        "models": [str(one), str(two)],
+    }
+    json.dumps(found.to_dict())
+    assert "learnt from them (champion)" in str(found)
+    again = forget_person(
+        registry, dataset_store, observations, model, ["5", "7"], ask=Ask("2", "me", "again", {})
+    )
+    assert [d.rows for d in again.datasets] == [0, 0]
+    assert again.predictions == 0
+
+
+def test_what_cannot_be_asked_is_refused(registry, dataset_store, predicted, model):
+    with pytest.raises(DatasetNotFoundError, match="no such dataset"):
+        find_person(registry, dataset_store, "nothing", ["5"])
+    with pytest.raises(ConfigurationError, match="cannot be among it"):
+        find_person(registry, dataset_store, model, ["me"])
