@@ -120,10 +120,16 @@ def airflow_url() -> str:
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
+def run_page(context: Context) -> str:
+    """Return the page of this Dag run, below Airflow's address."""
+    ti = context["ti"]
+    return f"/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}"
+
+
 def run_url(context: Context) -> str:
     """Return the page of this Dag run; empty if Airflow does not know its own address."""
-    ti, base = context["ti"], airflow_url()
-    return f"{base}/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}" if base else ""
+    base = airflow_url()
+    return f"{base}{run_page(context)}" if base else ""
 
 
 def newest_event(context: Context, field: str) -> int | None:

@@ -7,7 +7,7 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef, ModelRef
-from airflow_mlops.operators._base import MlopsOperator, Xcom, run_url, task_of
+from airflow_mlops.operators._base import MlopsOperator, Xcom, airflow_url, run_page, task_of
 from airflow_mlops.operators.links import DecisionLink
 
 if TYPE_CHECKING:
@@ -176,4 +176,4 @@ class RequestTrainingOperator(MlopsOperator):
 
 def _xcom_page(context: Context) -> str:
     """Address of the page that shows the whole decision."""
-    return f"{run_url(context)}/tasks/{context['ti'].task_id}/xcom"
+    return f"{airflow_url()}{run_page(context)}/tasks/{context['ti'].task_id}/xcom"

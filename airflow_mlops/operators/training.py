@@ -17,6 +17,8 @@ from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink, Repor
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.features import CodeArchive
+    from airflow_mlops.core.data.selection import Selection
+    from airflow_mlops.core.data.tables import Table
 
 
 class ArchiveFeaturesOperator(MlopsOperator):
@@ -151,7 +153,6 @@ class TrainModelOperator(MlopsOperator):
 
     def _training(self, context: Context) -> Any:
         """Read the rows and the code, and write the recipe."""
-        from airflow_mlops.core.data.contract import infer_contract
         from airflow_mlops.core.data.features import archive
         from airflow_mlops.core.data.selection import Selection
         from airflow_mlops.core.evaluation.metrics import CLASSIFICATION
@@ -166,13 +167,15 @@ class TrainModelOperator(MlopsOperator):
         if self.metric in CLASSIFICATION:
             rows.check_classes()
         code = code_version(_dag_folder(context), declared=_bundle_version(context))
-        data = store.open(DatasetRef.parse(selection.data))
+        data, labels = (
+            store.open(DatasetRef.parse(ref)) for ref in (selection.data, selection.labels)
+        )
         recipe = Recipe(
             model=self.model,
             data=selection.data,
             data_digest=data.digest,
             labels=selection.labels,
-            labels_digest=store.open(DatasetRef.parse(selection.labels)).digest,
+            labels_digest=labels.digest,
             label=selection.label,
             since=selection.since,
             until=selection.until,
@@ -184,11 +187,9 @@ class TrainModelOperator(MlopsOperator):
             code=code.version,
             environment=found.id,
         )
-        span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
-        profile = data.between(*span).profile()
-        contract = infer_contract(data.schema, profile, exclude=(rows.key, rows.time))
-        about, asked = {"contract": contract.to_dict()}, (self.verify, self.allow_pickle)
-        return Training(recipe, rows, features, train, found, about, code.changes, *asked)
+        about = {"contract": _contract(data, selection)}
+        asked, sources = (self.verify, self.allow_pickle), {"rows": data, "labels": labels}
+        return Training(recipe, rows, features, train, found, about, code.changes, *asked, sources)
 
     def _archived_features(self) -> tuple["CodeArchive", str]:
         """Read the feature code, and insist on the version that the run began with."""
@@ -220,6 +221,9 @@ class TrainModelOperator(MlopsOperator):
             "mlops.author": self.owner,
             "airflow.run": run_of(context),
             "mlops.host": platform.node(),
+            "mlflow.user": self.owner,
+            "mlflow.source.type": "JOB",
+            "mlflow.source.name": ti.dag_id,
         }
 
 
@@ -295,6 +299,15 @@ class ReproduceModelOperator(MlopsOperator):
             msg = f"{ref} is no version of {self.model}; give ref='{self.model}@<version>'"
             raise ConfigurationError(msg)
         return ref
+
+
+def _contract(data: "Table", selection: "Selection") -> dict[str, Any]:
+    """Write down what the selected rows look like."""
+    from airflow_mlops.core.data.contract import infer_contract
+
+    span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
+    profile = data.between(*span).profile()
+    return infer_contract(data.schema, profile, exclude=(data.key, data.time)).to_dict()
 
 
 def _source(

@@ -5,8 +5,8 @@ MLflow's client with explicit ids only: no active run, no global tracking URI.
 """
 
 import contextlib
-import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 if TYPE_CHECKING:
@@ -39,8 +40,14 @@ DATA, LABELS = "mlops.data", "mlops.labels"
 SINCE, UNTIL = "mlops.since", "mlops.until"
 FEATURES = "mlops.features"
 FORMAT = "mlops.format"
+CODE, ENVIRONMENT = "mlops.code", "mlops.environment"
+AUTHOR, RUN, RUN_URL = "mlops.author", "airflow.run", "airflow.run_url"
+"""Who trained it: these tags of a run are those of its version, too."""
+
 EVALUATION = "evaluation.json"
 """Artifact of a run that says how its model was judged, and on which rows."""
+
+_COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")
 
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
@@ -76,23 +83,6 @@ class ModelVersion:
             msg = f"{self.ref} has no tag {name}: it was not trained by airflow_mlops"
             raise ModelNotFoundError(msg)
         return self.tags[name]
-
-
-@dataclass(frozen=True, slots=True)
-class DataInput:
-    """
-    A dataset version that a run read.
-
-    :param role: ``rows`` or ``labels``.
-    :param since: first time that was read, ISO 8601 (inclusive).
-    :param until: end, ISO 8601 (exclusive).
-    """
-
-    ref: str
-    digest: str
-    role: str
-    since: str
-    until: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +170,11 @@ class ModelStore:
 
     def start(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> str:
         """Create a run; its tags travel in the same call, so that none can be lost."""
-        experiment = self.experiment(name)
+        experiment, commit = self.experiment(name), _COMMIT.match(recipe.code)
+        facts = {RECIPE: recipe.id, **({"mlflow.source.git.commit": commit[1]} if commit else {})}
         with talking(name):
             run = self.client.create_run(
-                experiment, run_name=f"{name} {recipe.id[:8]}", tags={RECIPE: recipe.id, **tags}
+                experiment, run_name=f"{name} {recipe.id[:8]}", tags={**facts, **tags}
             )
         return str(run.info.run_id)
 
@@ -242,8 +233,8 @@ class ModelStore:
 
         found = []
         for part in inputs:
-            source = json.dumps({"version": part.ref, "digest": part.digest})
-            dataset = Dataset(part.ref, part.digest[-32:], "delta", source)
+            known = part.digest[-32:], "delta", part.source, part.schema
+            dataset = Dataset(part.ref, *known)
             tags = {"mlflow.data.context": part.role, "since": part.since, "until": part.until}
             found.append(DatasetInput(dataset, [InputTag(k, v) for k, v in tags.items()]))
         for again in (True, False):  # two runs at once may both be the first to name a dataset
