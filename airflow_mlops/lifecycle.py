@@ -33,6 +33,7 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
@@ -157,7 +158,12 @@ def _monitor(life: Lifecycle) -> DAG:
     with _dag(life, "monitor", life.schedule) as dag:
         rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
-        score = ScoreBatchOperator(task_id="score", snapshot=rows, **common)
+        score = ScoreBatchOperator(
+            task_id="score",
+            snapshot=rows,
+            inlets=[life.asset("data"), life.asset("champion")],
+            **common,
+        )
         drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
         performance = MeasurePerformanceOperator(
             task_id="performance",
@@ -180,11 +186,13 @@ def _monitor(life: Lifecycle) -> DAG:
         request = RequestTrainingOperator(
             task_id="request",
             decision=decide.output,
+            inlets=[life.asset("data")],
             outlets=[life.asset("request")],
             **common,
         )
         contract >> score >> performance >> decide >> request
         contract >> drift >> decide
+        HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
 
 
@@ -243,6 +251,7 @@ def _train(life: Lifecycle) -> DAG:
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
+            inlets=[life.asset("data"), life.asset("request")],
             **common,
         )
         _judge(life, train.output, {"selection": select.output, **common})
@@ -264,6 +273,7 @@ def _judge(life: Lifecycle, trained: Any, common: Mapping[str, Any]) -> None:
         task_id="submit",
         evaluation=evaluate.output,
         verdict=gate.output,
+        inlets=[life.asset("data"), life.asset("request")],
         outlets=[life.asset("candidate")],
         **common,
     )
@@ -293,6 +303,7 @@ def _rollout(life: Lifecycle) -> DAG:
             task_id="promote",
             smoke=smoke.output,
             answer=approve.output,
+            inlets=[life.asset("candidate")],
             outlets=[life.asset("champion")],
             **common,
         )

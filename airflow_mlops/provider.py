@@ -4,7 +4,16 @@ from typing import Any
 
 from airflow_mlops import __version__
 
-_STAGES = ("data", "training", "evaluation", "approval", "deployment", "monitoring", "retraining")
+_STAGES = (
+    "data",
+    "training",
+    "evaluation",
+    "approval",
+    "deployment",
+    "monitoring",
+    "retraining",
+    "housekeeping",
+)
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -37,7 +46,13 @@ def get_provider_info() -> dict[str, Any]:
             f"airflow_mlops.operators.links.{name}"
             for name in ("MlflowRunLink", "ModelVersionLink", "ReportLink", "DecisionLink")
         ],
-        "asset-uris": [{"schemes": ["mlops"], "handler": None}],
+        "asset-uris": [
+            {
+                "schemes": ["mlops"],
+                "handler": None,
+                "to_openlineage_converter": "airflow_mlops.assets.to_openlineage",
+            }
+        ],
         "config": {"mlops": _config()},
         "cli": ["airflow_mlops.cli.definition.get_cli_commands"],
     }

@@ -21,6 +21,7 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
@@ -79,6 +80,7 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
     RequestTrainingOperator(
         task_id="request", model=MODEL, decision=decide.output, outlets=[request]
     )
+    HousekeepOperator(task_id="housekeep", model=MODEL)
 
 with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, tags=["example"]):
     select = SelectRowsOperator(task_id="select", model=MODEL, label_column="price_up", span="182d")

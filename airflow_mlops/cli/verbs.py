@@ -175,7 +175,7 @@ def _check_datasets() -> str:
 
 
 def _check_mlflow() -> str:
-    from airflow_mlops.core.training.models import ping
+    from airflow_mlops.core.training.answers import ping
 
     return ping(MlflowHook(conn_id("mlflow")).get_conn())
 

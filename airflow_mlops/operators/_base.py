@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
 
-from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
@@ -112,6 +113,23 @@ def task_of(context: Context) -> str:
     ti = context["ti"]
     mapped = f"[{ti.map_index}]" if ti.map_index is not None and ti.map_index >= 0 else ""
     return f"{run_of(context)}/{ti.task_id}{mapped}"
+
+
+def airflow_url() -> str:
+    """Return the address of Airflow's pages; empty if its configuration does not name it."""
+    return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+
+
+def run_page(context: Context) -> str:
+    """Return the page of this Dag run, below Airflow's address."""
+    ti = context["ti"]
+    return f"/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}"
+
+
+def run_url(context: Context) -> str:
+    """Return the page of this Dag run; empty if Airflow does not know its own address."""
+    base = airflow_url()
+    return f"{base}{run_page(context)}" if base else ""
 
 
 def newest_event(context: Context, field: str) -> int | None:

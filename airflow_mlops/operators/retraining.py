@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Context, conf
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef, ModelRef
-from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.operators._base import MlopsOperator, Xcom, airflow_url, run_page, task_of
 from airflow_mlops.operators.links import DecisionLink
 
 if TYPE_CHECKING:
@@ -176,5 +176,4 @@ class RequestTrainingOperator(MlopsOperator):
 
 def _xcom_page(context: Context) -> str:
     """Address of the page that shows the whole decision."""
-    ti, base = context["ti"], conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{base}/dags/{ti.dag_id}/runs/{ti.run_id}/tasks/{ti.task_id}/xcom"
+    return f"{airflow_url()}{run_page(context)}/tasks/{context['ti'].task_id}/xcom"

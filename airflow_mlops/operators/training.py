@@ -1,4 +1,4 @@
-"""Operators for training: archive the features, train exactly once."""
+"""Operators for training: archive the features, train exactly once, train again to compare."""
 
 import os
 import platform
@@ -12,11 +12,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of
-from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
+from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url, task_of
+from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink, ReportLink
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.features import CodeArchive
+    from airflow_mlops.core.data.selection import Selection
+    from airflow_mlops.core.data.tables import Table
 
 
 class ArchiveFeaturesOperator(MlopsOperator):
@@ -151,7 +153,6 @@ class TrainModelOperator(MlopsOperator):
 
     def _training(self, context: Context) -> Any:
         """Read the rows and the code, and write the recipe."""
-        from airflow_mlops.core.data.contract import infer_contract
         from airflow_mlops.core.data.features import archive
         from airflow_mlops.core.data.selection import Selection
         from airflow_mlops.core.evaluation.metrics import CLASSIFICATION
@@ -166,13 +167,15 @@ class TrainModelOperator(MlopsOperator):
         if self.metric in CLASSIFICATION:
             rows.check_classes()
         code = code_version(_dag_folder(context), declared=_bundle_version(context))
-        data = store.open(DatasetRef.parse(selection.data))
+        data, labels = (
+            store.open(DatasetRef.parse(ref)) for ref in (selection.data, selection.labels)
+        )
         recipe = Recipe(
             model=self.model,
             data=selection.data,
             data_digest=data.digest,
             labels=selection.labels,
-            labels_digest=store.open(DatasetRef.parse(selection.labels)).digest,
+            labels_digest=labels.digest,
             label=selection.label,
             since=selection.since,
             until=selection.until,
@@ -184,11 +187,9 @@ class TrainModelOperator(MlopsOperator):
             code=code.version,
             environment=found.id,
         )
-        span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
-        profile = data.between(*span).profile()
-        contract = infer_contract(data.schema, profile, exclude=(rows.key, rows.time))
-        about, asked = {"contract": contract.to_dict()}, (self.verify, self.allow_pickle)
-        return Training(recipe, rows, features, train, found, about, code.changes, *asked)
+        about = {"contract": _contract(data, selection)}
+        asked, sources = (self.verify, self.allow_pickle), {"rows": data, "labels": labels}
+        return Training(recipe, rows, features, train, found, about, code.changes, *asked, sources)
 
     def _archived_features(self) -> tuple["CodeArchive", str]:
         """Read the feature code, and insist on the version that the run began with."""
@@ -208,17 +209,105 @@ class TrainModelOperator(MlopsOperator):
         return found, version
 
     def _tags(self, context: Context) -> dict[str, str]:
-        ti = context["ti"]
+        ti, url = context["ti"], run_url(context)
         return {
+            **({"airflow.run_url": url} if url else {}),
             "airflow.dag_id": ti.dag_id,
             "airflow.run_id": ti.run_id,
             "airflow.task_id": ti.task_id,
+            "airflow.map_index": str(-1 if ti.map_index is None else ti.map_index),
             "airflow.try_number": str(ti.try_number),
             "mlops.decision": str(self.selection["decision"]),
             "mlops.author": self.owner,
             "airflow.run": run_of(context),
             "mlops.host": platform.node(),
+            "mlflow.user": self.owner,
+            "mlflow.source.type": "JOB",
+            "mlflow.source.name": ti.dag_id,
         }
+
+
+class ReproduceModelOperator(MlopsOperator):
+    """
+    Train a version again in a process of its own, and say how far the result agrees with it.
+
+    Nothing is registered. The finding goes to the version's MLflow run as ``reproduction.json``,
+    its verdict to the version's tag ``mlops.reproduced``. Skipped while there is no champion.
+
+    :param ref: version to train again, ``name@version``; none: the champion (templated).
+    :param tolerance: largest distance of two predictions that still counts as the same.
+    :param fail_on: ``"differs"`` fails the task if the model could not be made again, ``"never"``
+        only returns what was found.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "ref")
+    operator_extra_links = (ModelVersionLink(), ReportLink())
+
+    def __init__(
+        self,
+        *,
+        ref: str | None = None,
+        tolerance: float = 1e-6,
+        fail_on: Literal["differs", "never"] = "differs",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.ref = ref
+        self.tolerance = tolerance
+        self.fail_on = fail_on
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Train again, compare, and put the finding beside the model.
+
+        :raises RejectedError: if the predictions differ, unless ``fail_on`` is ``"never"``.
+        """
+        from airflow_mlops.core.errors import RejectedError
+        from airflow_mlops.core.training.reproduce import REPORT, record_reproduction, reproduce
+
+        ref, hook = self._asked(), MlflowHook(self.mlflow_conn_id)
+        store = hook.models()
+        found = reproduce(store, self.datasets(), ref, tolerance=self.tolerance)
+        record_reproduction(store, found, by=task_of(context))
+        self.urls = {
+            ModelVersionLink.name: hook.model_url(ref),
+            ReportLink.name: hook.run_url(store.get(ref).run_id, artifact=REPORT),
+        }
+        for line in str(found).splitlines():
+            self.log.info("%s", line)
+        if found.verdict == "differs" and self.fail_on == "differs":
+            msg = f"{found}\n{ref} cannot be made again here; look at the first step that differs"
+            raise RejectedError(msg)
+        return found.to_dict()
+
+    def _asked(self) -> ModelRef:
+        """Return the version to train again."""
+        from airflow_mlops.core.errors import ConfigurationError
+
+        if self.fail_on not in ("differs", "never"):
+            msg = f"fail_on={self.fail_on!r}; known: 'differs', 'never'"
+            raise ConfigurationError(msg)
+        if self.ref in (None, "", "None"):
+            champion = self.ledger().state(self.model).champion
+            if champion is None:
+                msg = f"{self.model} has no champion to make again yet"
+                raise AirflowSkipException(msg)
+            return ModelRef(self.model, champion)
+        ref = ModelRef.parse(str(self.ref))
+        if ref.name != self.model:
+            msg = f"{ref} is no version of {self.model}; give ref='{self.model}@<version>'"
+            raise ConfigurationError(msg)
+        return ref
+
+
+def _contract(data: "Table", selection: "Selection") -> dict[str, Any]:
+    """Write down what the selected rows look like."""
+    from airflow_mlops.core.data.contract import infer_contract
+
+    span = (datetime.fromisoformat(t) for t in (selection.since, selection.until))
+    profile = data.between(*span).profile()
+    return infer_contract(data.schema, profile, exclude=(data.key, data.time)).to_dict()
 
 
 def _source(

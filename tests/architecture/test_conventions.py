@@ -141,7 +141,8 @@ class TestManifest:
     def test_every_name_that_it_gives_resolves(self, manifest):
         named = [*manifest["extra-links"], *manifest["cli"]]
         named += [c["hook-class-name"] for c in manifest["connection-types"]]
-        named += [s["handler"] for s in manifest["asset-uris"] if s["handler"]]
+        resources = ("handler", "factory", "to_openlineage_converter")
+        named += [s[kind] for s in manifest["asset-uris"] for kind in resources if s.get(kind)]
         for name in named:
             assert callable(pkgutil.resolve_name(name)), name
 

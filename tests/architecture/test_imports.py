@@ -25,6 +25,7 @@ HEAVY = (
 )
 DAG_FACING = (
     "airflow_mlops",
+    "airflow_mlops.assets",
     "airflow_mlops.lifecycle",
     "airflow_mlops.policy",
     "airflow_mlops.provider",

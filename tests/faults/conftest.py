@@ -15,6 +15,7 @@ class Nursery:
     """Runs scenarios of ``nursery.py`` in processes of their own."""
 
     def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
         here, root = Path(__file__).parent, Path(__file__).parents[2]
         environment = {
             **os.environ,

@@ -160,7 +160,7 @@ def train(facts: dict[str, Any]) -> Any:
         {"contract": {"columns": []}},
     )
     loss = ("brier", loss_function("brier"))
-    return train_model(_models(facts), training, loss=loss, tags={}).to_dict()
+    return train_model(_models(facts), training, loss=loss, tags=facts.get("tags", {})).to_dict()
 
 
 def promote(facts: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.airflow
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    "monitor": "snapshot labels contract score drift performance decide request",
+    "monitor": "snapshot labels contract score drift performance decide request housekeep",
     "train": "select features train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
@@ -66,6 +66,25 @@ class TestDags:
             "rollout": ["mlops://churn/candidate"],
         }
 
+    def test_lineage_leads_from_the_data_to_the_champion_and_its_scores(self, policy):
+        dags = by_stage(Lifecycle(**policy()))
+        made = {
+            f"{stage}.{task.task_id}": tuple(
+                " ".join(a.uri.removeprefix("mlops://churn/") for a in assets)
+                for assets in (task.inlets, task.outlets)
+            )
+            for stage, dag in dags.items()
+            for task in dag.tasks
+            if task.inlets
+        }
+        assert made == {
+            "monitor.score": ("data champion", ""),
+            "monitor.request": ("data", "request"),
+            "train.train": ("data request", ""),
+            "train.submit": ("data request", "candidate"),
+            "rollout.promote": ("candidate", "champion"),
+        }
+
     def test_score_and_decide_only_after_the_contract(self, policy):
         dag = by_stage(Lifecycle(**policy()))["monitor"]
         assert edges(dag) >= {
@@ -81,6 +100,9 @@ class TestDags:
         # without a champion three monitors are skipped, and there is still a decision
         assert dag.get_task("decide").trigger_rule == "none_failed"
         assert dag.get_task("snapshot").upstream_task_ids == set()
+        # whatever becomes of it, there is a decision
+        housekeep = dag.get_task("housekeep")
+        assert housekeep.upstream_task_ids == housekeep.downstream_task_ids == set()
 
     def test_hold_what_the_policy_says(self, policy):
         gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]

@@ -13,7 +13,6 @@ import inspect
 import json
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from typing import Any, Self
 
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.refs import canonical_digest, canonical_json, plain_params
+from airflow_mlops.core.scratch import scratch_folder
 
 MAIN = "__init__.py"
 PARAMS = "params.json"
@@ -109,9 +109,9 @@ class CodeArchive:
 
         :raises UserCodeError: as :meth:`load` does.
         """
-        with tempfile.TemporaryDirectory(prefix="mlops-code-") as scratch:
-            self.save(Path(scratch))
-            self.load(Path(scratch))
+        with scratch_folder("code") as scratch:
+            self.save(scratch)
+            self.load(scratch)
 
 
 def archive(name: str, params: object = None) -> CodeArchive:

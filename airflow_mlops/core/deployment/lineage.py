@@ -1,10 +1,8 @@
 """Where a model version comes from and what became of it: one answer from all stores."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.data.commits import Commit
@@ -14,6 +12,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.monitoring.observations import Observations, Served
 from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.models import EVALUATION
 from airflow_mlops.core.training.saving import about_of
 
@@ -102,8 +101,8 @@ def lineage(
     """
     store = registry.models
     version, state = store.get(ref), registry.ledger.state(ref.name)
-    with tempfile.TemporaryDirectory(prefix="mlops-lineage-") as scratch:
-        about = about_of(store.fetch(version, Path(scratch)), ref)
+    with scratch_folder("lineage") as scratch:
+        about = about_of(store.fetch(version, scratch), ref)
     recipe = about["recipe"]
     try:
         evaluation = json.loads(store.document(version.run_id, EVALUATION))

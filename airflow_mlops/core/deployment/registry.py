@@ -5,10 +5,8 @@ A promotion is one entry of the ledger. Aliases are written after it, and then t
 again; a crash in between is put right by the next :meth:`ModelRegistry.reconcile`.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.errors import (
@@ -21,7 +19,9 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.models import ModelStore, ModelVersion, talking
+from airflow_mlops.core.scratch import scratch_folder
+from airflow_mlops.core.training.answers import talking
+from airflow_mlops.core.training.models import ModelStore, ModelVersion
 
 ANCHOR = "mlops.ledger"
 """Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
@@ -195,8 +195,8 @@ class ModelRegistry:
                 f"run {known[0]} with files {known[1][:16]}: it was changed, or made again"
             )
             raise ModelChangedError(msg)
-        with tempfile.TemporaryDirectory(prefix="mlops-verify-") as scratch:
-            self.models.fetch(version, Path(scratch))
+        with scratch_folder("verify") as scratch:
+            self.models.fetch(version, scratch)
         return version
 
     def _evidence(self, ref: ModelRef, ask: Ask) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """What changed between two model versions, or two feature sets: every part, and what came of it."""
 
 import difflib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.data.datasets import DatasetStore
@@ -12,6 +10,7 @@ from airflow_mlops.core.data.differences import DatasetDiff, compare_datasets
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.catalogue import feature_set
 from airflow_mlops.core.training.models import ModelStore
 from airflow_mlops.core.training.provenance import (
@@ -172,8 +171,8 @@ def compare_features(store: ModelStore, one: FeatureRef, two: FeatureRef) -> Fea
 
 def _made(store: ModelStore, ref: ModelRef) -> _Made:
     version = store.get(ref)
-    with tempfile.TemporaryDirectory(prefix="mlops-diff-") as scratch:
-        folder = store.fetch(version, Path(scratch))
+    with scratch_folder("diff") as scratch:
+        folder = store.fetch(version, scratch)
         data = folder / "data" / CONTENTS
         return _Made(
             Recipe.from_dict(about_of(folder, ref)["recipe"]),

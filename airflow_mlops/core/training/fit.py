@@ -6,22 +6,23 @@ point is ``create_model_version`` with the recipe's id as a tag of the same call
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
+from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import Recipe, canonical_json
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import models
 from airflow_mlops.core.training.catalogue import feature_tags
 from airflow_mlops.core.training.estimators import Written
 from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
-from airflow_mlops.core.training.models import DataInput, ModelStore, ModelVersion
+from airflow_mlops.core.training.inputs import DataInput
+from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore, ModelVersion
 from airflow_mlops.core.training.provenance import Environment, packages_of
 from airflow_mlops.core.training.saving import Saved, save_model
 
@@ -41,6 +42,8 @@ class Training:
     :param verify: ``"sample"`` fits the newest 2,000 rows twice, ``"twice"`` all of them, to see
         that the training function is deterministic.
     :param allow_pickle: consent to an estimator that can only be pickled.
+    :param sources: the dataset versions, by their role: ``rows``, ``labels``; the run notes who
+        made them, when, and what columns they have.
     """
 
     recipe: Recipe
@@ -52,6 +55,7 @@ class Training:
     changes: str = field(default="", repr=False)
     verify: Verify = "sample"
     allow_pickle: bool = False
+    sources: Mapping[str, Table] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -102,7 +106,8 @@ def train_model(
     if created:
         run_id = store.start(name, recipe, tags)
         try:
-            _make(store, training, run_id, loss)
+            who = {name: tags[name] for name in (AUTHOR, RUN, RUN_URL) if name in tags}
+            _make(store, training, run_id, loss, who)
         except (ConfigurationError, RejectedError):  # a retry would end the same way
             store.fail(run_id)
             raise
@@ -111,13 +116,19 @@ def train_model(
     return _trained(versions[0], training, created=created)
 
 
-def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, Loss]) -> None:
+def _make(
+    store: ModelStore,
+    training: Training,
+    run_id: str,
+    loss: tuple[str, Loss],
+    who: Mapping[str, str],
+) -> None:
     """Fit, log, and register unless somebody was faster."""
     recipe = training.recipe
-    with tempfile.TemporaryDirectory(prefix="mlops-train-") as scratch:
-        folder = Path(scratch) / "artifacts"
+    with scratch_folder("train") as scratch:
+        folder = scratch / "artifacts"
         functions = Functions.load(
-            recipe, training.rows, training.features, training.train, Path(scratch) / "code"
+            recipe, training.rows, training.features, training.train, scratch / "code"
         )
         features = functions.built()
         fitted = functions.fitted(features, training.verify)
@@ -141,13 +152,14 @@ def _make(store: ModelStore, training: Training, run_id: str, loss: tuple[str, L
         store.log_inputs(run_id, _inputs(training))
     if not store.of_recipe(training.name, recipe.id):
         about = feature_tags(training.features, training.about["contract"], features.columns)
-        store.register(training.name, run_id, _facts(training, saved, base) | about)
+        store.register(training.name, run_id, {**_facts(training, saved, base), **about, **who})
 
 
 def _params(training: Training) -> dict[str, Any]:
     """What the page of the run lists as parameters: the recipe, and those of the features."""
     recipe, built = training.recipe, training.features.params
     params = {**recipe.to_dict(), "params": json.dumps(dict(recipe.params), sort_keys=True)}
+    params |= {f"params.{name}": value for name, value in recipe.params.items()}
     return params | ({"feature_params": canonical_json(built)} if built else {})
 
 
@@ -165,6 +177,8 @@ def _facts(training: Training, saved: Saved, base: float) -> dict[str, str]:
         models.FEATURES: recipe.features,
         models.SINCE: recipe.since,
         models.UNTIL: recipe.until,
+        models.CODE: recipe.code,
+        models.ENVIRONMENT: recipe.environment,
     }
 
 
@@ -181,11 +195,17 @@ def _about(training: Training, fitted: Fitted, metrics: Mapping[str, float]) -> 
 
 def _inputs(training: Training) -> list[DataInput]:
     recipe = training.recipe
-    pairs = (
-        (recipe.data, recipe.data_digest, "rows"),
-        (recipe.labels, recipe.labels_digest, "labels"),
-    )
-    return [DataInput(ref, digest, role, recipe.since, recipe.until) for ref, digest, role in pairs]
+    known = {
+        "rows": (recipe.data, recipe.data_digest),
+        "labels": (recipe.labels, recipe.labels_digest),
+    }
+    span = recipe.since, recipe.until
+    return [
+        DataInput.of(training.sources[role], role, *span)
+        if role in training.sources
+        else DataInput(*reference, role, *span)
+        for role, reference in known.items()
+    ]
 
 
 def _requirements(training: Training, written: Written) -> list[str]:

@@ -5,9 +5,8 @@ MLflow's client with explicit ids only: no active run, no global tracking URI.
 """
 
 import contextlib
-import json
 import math
-import tempfile
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,14 @@ from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
     ModelNotFoundError,
-    UnavailableError,
     UserCodeError,
 )
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
+from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 if TYPE_CHECKING:
@@ -39,13 +40,17 @@ DATA, LABELS = "mlops.data", "mlops.labels"
 SINCE, UNTIL = "mlops.since", "mlops.until"
 FEATURES = "mlops.features"
 FORMAT = "mlops.format"
+CODE, ENVIRONMENT = "mlops.code", "mlops.environment"
+AUTHOR, RUN, RUN_URL = "mlops.author", "airflow.run", "airflow.run_url"
+"""Who trained it: these tags of a run are those of its version, too."""
+
 EVALUATION = "evaluation.json"
 """Artifact of a run that says how its model was judged, and on which rows."""
 
+_COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")
+
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
-
-_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +83,6 @@ class ModelVersion:
             msg = f"{self.ref} has no tag {name}: it was not trained by airflow_mlops"
             raise ModelNotFoundError(msg)
         return self.tags[name]
-
-
-@dataclass(frozen=True, slots=True)
-class DataInput:
-    """
-    A dataset version that a run read.
-
-    :param role: ``rows`` or ``labels``.
-    :param since: first time that was read, ISO 8601 (inclusive).
-    :param until: end, ISO 8601 (exclusive).
-    """
-
-    ref: str
-    digest: str
-    role: str
-    since: str
-    until: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +139,8 @@ class ModelStore:
         :raises ModelChangedError: if the files of that version are not those that were evaluated.
         """
         holder = self.trained_with(ref)[0]
-        with tempfile.TemporaryDirectory(prefix="mlops-features-") as scratch:
-            folder = self.fetch(holder, Path(scratch))
+        with scratch_folder("features") as scratch:
+            folder = self.fetch(holder, scratch)
             build = about_of(folder, holder.ref)["build"]
             return CodeArchive.open(folder / "data" / CONTENTS / "features", f"{ref}:{build}")
 
@@ -182,10 +170,11 @@ class ModelStore:
 
     def start(self, name: str, recipe: Recipe, tags: Mapping[str, str]) -> str:
         """Create a run; its tags travel in the same call, so that none can be lost."""
-        experiment = self.experiment(name)
+        experiment, commit = self.experiment(name), _COMMIT.match(recipe.code)
+        facts = {RECIPE: recipe.id, **({"mlflow.source.git.commit": commit[1]} if commit else {})}
         with talking(name):
             run = self.client.create_run(
-                experiment, run_name=f"{name} {recipe.id[:8]}", tags={RECIPE: recipe.id, **tags}
+                experiment, run_name=f"{name} {recipe.id[:8]}", tags={**facts, **tags}
             )
         return str(run.info.run_id)
 
@@ -244,14 +233,19 @@ class ModelStore:
 
         found = []
         for part in inputs:
-            source = json.dumps({"version": part.ref, "digest": part.digest})
-            dataset = Dataset(part.ref, part.digest[-32:], "delta", source)
+            known = part.digest[-32:], "delta", part.source, part.schema
+            dataset = Dataset(part.ref, *known)
             tags = {"mlflow.data.context": part.role, "since": part.since, "until": part.until}
             found.append(DatasetInput(dataset, [InputTag(k, v) for k, v in tags.items()]))
         for again in (True, False):  # two runs at once may both be the first to name a dataset
             with talking(run_id, existing_is_fine=again):
                 self.client.log_inputs(run_id, found)
                 return
+
+    def tag(self, ref: ModelRef, name: str, value: str) -> None:
+        """Write a tag of a version; the value before it is replaced."""
+        with talking(str(ref), existing_is_fine=True):  # somebody else writes it now
+            self.client.set_model_version_tag(ref.name, str(ref.version), name, value)
 
     def log_document(self, run_id: str, name: str, text: str) -> None:
         """Store a text as an artifact of a run."""
@@ -264,10 +258,10 @@ class ModelStore:
 
         :raises ModelNotFoundError: if the run has none of that name.
         """
-        with tempfile.TemporaryDirectory(prefix="mlops-read-") as scratch:
+        with scratch_folder("read") as scratch:
             try:
                 with talking(f"{name} of run {run_id}"):
-                    path = self.client.download_artifacts(run_id, name, scratch)
+                    path = self.client.download_artifacts(run_id, name, str(scratch))
                 return Path(path).read_text("utf-8")
             except OSError as error:
                 msg = f"run {run_id} has no artifact {name}: {error}"
@@ -347,8 +341,8 @@ class ModelStore:
         :raises ModelChangedError: if its files are not those that were evaluated.
         :raises UserCodeError: if a package it imports is not installed here.
         """
-        with tempfile.TemporaryDirectory(prefix="mlops-model-") as scratch:
-            folder = self.fetch(self.get(ref), Path(scratch))
+        with scratch_folder("model") as scratch:
+            folder = self.fetch(self.get(ref), scratch)
             try:
                 model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
             except ImportError as error:
@@ -363,45 +357,3 @@ def _version(found: Any) -> ModelVersion:
     recipe, digest = tags.get(RECIPE, ""), tags.get(DIGEST, "")
     since = datetime.fromtimestamp((found.creation_timestamp or 0) / 1000, UTC).isoformat()
     return ModelVersion(ref, str(found.run_id), recipe, digest, str(found.status), tags, since)
-
-
-@contextlib.contextmanager
-def talking(
-    what: str, *, existing_is_fine: bool = False, missing_is_fine: bool = False
-) -> Iterator[None]:
-    """
-    Give MLflow's errors their family.
-
-    :param what: what is asked about: the errors name it.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        code = error.error_code
-        # two writers at once: the database answers before MLflow does
-        exists = code == "RESOURCE_ALREADY_EXISTS" or "UniqueViolation" in error.message
-        if exists and existing_is_fine:
-            return
-        if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-            if missing_is_fine:
-                return
-            msg = f"MLflow knows no {what}: {error.message}"
-            raise ModelNotFoundError(msg) from error
-        if code in _REFUSED and not exists:
-            msg = f"MLflow refuses {what}: {error.message}"
-            raise ConfigurationError(msg) from error
-        msg = f"MLflow does not answer about {what}: {error.message}"
-        raise UnavailableError(msg) from error
-
-
-def ping(client: "MlflowClient") -> str:
-    """
-    Ask an MLflow server for anything, and return its address.
-
-    :raises UnavailableError: if it does not answer.
-    """
-    with talking("the server"):
-        client.search_registered_models(max_results=1)
-    return str(client.tracking_uri)

@@ -8,14 +8,14 @@ estimator, predictions; the first that differs is named. The environment is comp
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import replay
 from airflow_mlops.core.training.agreement import TOLERANCE
 from airflow_mlops.core.training.mlops_loader_v1 import Model
@@ -43,6 +44,12 @@ from airflow_mlops.core.training.saving import CONTENTS, about_of
 _log = logging.getLogger(__name__)
 
 Verdict = Literal["identical bytes", "identical predictions", "within tolerance", "differs"]
+
+REPORT = "reproduction.json"
+"""Artifact of a run that says how far its model could be reproduced, the last time."""
+
+REPRODUCED = "mlops.reproduced"
+"""Tag of a version: the last verdict, and when it was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,12 @@ class Reproduction:
     environment: tuple[EnvironmentChange, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
+        """Return plain JSON types; without a distance if the rows were not the same."""
+        return asdict(self) | {
+            "moved": self.moved if math.isfinite(self.moved) else None,
+            "steps": [asdict(step) for step in self.steps],
+            "environment": [asdict(change) for change in self.environment],
+        }
 
     def __str__(self) -> str:
         found = {
@@ -117,8 +128,8 @@ def reproduce(
         named.
     """
     version = store.get(ref)
-    with tempfile.TemporaryDirectory(prefix="mlops-reproduce-") as scratch:
-        fetched = store.fetch(version, Path(scratch))
+    with scratch_folder("reproduce") as scratch:
+        fetched = store.fetch(version, scratch)
         about, folder = about_of(fetched, ref), fetched / "data" / CONTENTS
         recipe = Recipe.from_dict(about["recipe"])
         trained_in = Environment.parse(store.document(version.run_id, "environment.txt"))
@@ -131,6 +142,18 @@ def reproduce(
             later = None
         now = _replayed(folder, about, rows, later, trained_in, changes)
     return _compared(str(ref), about, then, now, changes, tolerance)
+
+
+def record_reproduction(store: ModelStore, found: Reproduction, *, by: str) -> None:
+    """
+    Write what was found beside the model: a document of its run, a tag of its version.
+
+    :param by: who asked.
+    """
+    ref, now = ModelRef.parse(found.model), datetime.now(UTC).isoformat(timespec="seconds")
+    report = found.to_dict() | {"at": now, "by": by}
+    store.log_document(store.get(ref).run_id, REPORT, json.dumps(report, indent=1))
+    store.tag(ref, REPRODUCED, f"{found.verdict}, {now}")
 
 
 def _holdout(
@@ -168,8 +191,7 @@ def _replayed(
     changes: Sequence[EnvironmentChange],
 ) -> dict[str, Any]:
     """Run the recipe in a child, which sees the archived code and nothing of this process."""
-    with tempfile.TemporaryDirectory(prefix="mlops-replay-") as scratch:
-        task = Path(scratch)
+    with scratch_folder("replay") as task:
         for part in ("features", "train"):
             shutil.copytree(folder / part, task / part)
         replay.write_task(task, about, rows, later)

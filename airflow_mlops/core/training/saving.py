@@ -1,7 +1,6 @@
 """The folder of a model: MLflow's pyfunc format, with all it needs to load anywhere inside."""
 
 import json
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from airflow_mlops.core.data.contract import Contract
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import ModelNotFoundError
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.estimators import Written, write_estimator
 from airflow_mlops.core.training.files import tree_digest
@@ -59,8 +59,8 @@ def save_model(
     """
     import mlflow.pyfunc
 
-    with tempfile.TemporaryDirectory(prefix="mlops-save-") as scratch:
-        data = Path(scratch) / CONTENTS
+    with scratch_folder("save") as scratch:
+        data = scratch / CONTENTS
         features.save(data / "features")
         train.save(data / "train")
         written = write_estimator(estimator, data / "estimator", allow_pickle=allow_pickle)

@@ -15,9 +15,10 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.answers import ping
 from airflow_mlops.core.training.files import tree_digest
 from airflow_mlops.core.training.fit import train_model
-from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore, ping
+from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore
 
 
 def test_the_digest_of_a_tree_depends_on_names_and_bytes_only(tmp_path):
