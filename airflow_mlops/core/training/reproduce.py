@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +80,8 @@ class Reproduction:
     :param moved: largest distance of two predictions.
     :param predictions: how many were compared.
     :param environment: what is installed differently now, what the model uses first.
+    :param forgotten: dataset versions of which rows were forgotten on request; the model may have
+        learnt from them.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Reproduction:
     predictions: int
     steps: tuple[Step, ...]
     environment: tuple[EnvironmentChange, ...]
+    forgotten: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; without a distance if the rows were not the same."""
@@ -108,6 +111,7 @@ class Reproduction:
         since = f", from step {self.differs_from!r} on" if self.differs_from else ""
         lines = [f"{self.model}: {found}{since}"]
         lines += [f"  environment: {change}" for change in self.environment]
+        lines += [f"  rows of {ref} were forgotten on request" for ref in self.forgotten]
         for step in self.steps:
             shown = step.then if step.same else f"{step.then} -> {step.now}"
             lines.append(f"  {'same ' if step.same else 'OTHER'} {step.name:<10} {shown}")
@@ -141,7 +145,10 @@ def reproduce(
         if then["holdout"] is None:
             later = None
         now = _replayed(folder, about, rows, later, trained_in, changes)
-    return _compared(str(ref), about, then, now, changes, tolerance)
+    found = _compared(str(ref), about, then, now, changes, tolerance)
+    refs = (recipe.data, recipe.labels)
+    forgotten = (r for r in refs if datasets.open(DatasetRef.parse(r)).sidecar.forgotten)
+    return replace(found, forgotten=tuple(forgotten))
 
 
 def record_reproduction(store: ModelStore, found: Reproduction, *, by: str) -> None:

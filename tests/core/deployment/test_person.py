@@ -1,14 +1,17 @@
 """Forgetting a person: rows, labels, predictions; the models that learnt from them are named."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.deployment.forgetting import find_person, forget_person
 from airflow_mlops.core.deployment.registry import Ask
+from airflow_mlops.core.deployment.rollback import plan_rollback
 from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
 from airflow_mlops.core.refs import DatasetRef
+from airflow_mlops.core.training.reproduce import reproduce
 
 pytestmark = pytest.mark.services
 
@@ -76,3 +79,23 @@ def test_what_cannot_be_asked_is_refused(registry, dataset_store, predicted, mod
         find_person(registry, dataset_store, "nothing", ["5"])
     with pytest.raises(ConfigurationError, match="cannot be among it"):
         find_person(registry, dataset_store, model, ["me"])
+
+
+def test_a_model_that_learnt_from_them_says_why_it_is_not_made_again(
+    registry, dataset_store, observations, predicted, model
+):
+    one, _ = predicted
+    ask = Ask("forget:1", "me", "they asked", {})
+    forget_person(registry, dataset_store, observations, model, ["5"], ask=ask)
+    found = reproduce(registry.models, dataset_store, one)
+    assert (found.verdict, found.differs_from) == ("differs", "rows")
+    assert found.forgotten == (f"{model}@1", f"{model}.labels@1")
+    assert f"rows of {model}@1 were forgotten on request" in str(found)
+    plan = plan_rollback(registry, dataset_store, model)
+    checks = {check.name: check for check in plan.checks}
+    assert checks["answers"].status == "ok"  # the newest rows are all there
+    forget_person(registry, dataset_store, observations, model, ["1170"], ask=replace(ask, key="2"))
+    plan = plan_rollback(registry, dataset_store, model)
+    (answers,) = (check for check in plan.checks if check.name == "answers")
+    assert answers.status == "uncertain"
+    assert "1 of its rows are gone" in answers.found
