@@ -234,7 +234,7 @@ class Gate(Word):
 @dataclass(frozen=True, slots=True)
 class Loads(Gate):
     """
-    The candidate loads from its stored files and answers.
+    The candidate loads from its stored files, builds the features of its training, and answers.
 
     :param p95_ms: 95th percentile of the time one small batch takes, in milliseconds.
     """

@@ -16,7 +16,7 @@ from measure import cost_of, run_child, table
 
 FLOATS, COLUMNS = 14, 20
 
-_TABLE = """
+TABLE = """
 select setseed(0.5);
 create unlogged table bench as
 select i as id,
@@ -31,6 +31,17 @@ alter table bench add primary key (id);
 create index on bench (observed_at);
 analyze bench;
 """
+
+
+def columns_of(rows: int) -> dict[str, object]:
+    """Return what fills in ``TABLE``, and the names of its columns beside id and time."""
+    names = [f"f{i:02}" for i in range(FLOATS)]
+    return {
+        "rows": rows,
+        "step": timedelta(days=364) // timedelta.resolution // rows,
+        "floats": ", ".join(f"random() * {i + 1} as {name}" for i, name in enumerate(names)),
+        "names": [*names, "i00", "i01", "c00", "c01"],
+    }
 
 
 def package(dsn: str, folder: str):
@@ -109,12 +120,10 @@ def measure(home: Path, folder: Path, args: argparse.Namespace):
 
     from airflow_mlops.local import Services
 
-    floats = ", ".join(f"random() * {i + 1} as f{i:02}" for i in range(FLOATS))
-    step = timedelta(days=364) // timedelta.resolution // args.rows
     with Services(home) as services:
         with psycopg.connect(services.dsn("warehouse"), autocommit=True) as connection:
             connection.execute("drop table if exists bench")
-            connection.execute(_TABLE.format(rows=args.rows, step=step, floats=floats))
+            connection.execute(TABLE.format(**columns_of(args.rows)))
         run = partial(cost_of, __file__)
         dsn = services.dsn("warehouse")
         works = [w for w in WORKS if w != "pandas.read_sql" or not args.without_pandas]

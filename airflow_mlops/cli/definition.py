@@ -74,6 +74,17 @@ _NO_TRIGGER = Arg(
 def get_cli_commands() -> list[GroupCommand]:
     """Return the command group; called by Airflow through the provider manifest."""
     verbs = (
+        *_decisions(),
+        *_versions(),
+        *_datasets(),
+        _verb("doctor", "check connections, schema, ledger and aliases"),
+        _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
+    )
+    return [GroupCommand("mlops", "Models: decisions, champions, rollbacks", subcommands=verbs)]
+
+
+def _decisions() -> tuple[ActionCommand, ...]:
+    return (
         _verb("status", "who is champion, and what the monitors found last", _MODEL),
         _verb("why", "the last decisions, with their evidence and thresholds", _MODEL, _LAST),
         _verb(
@@ -101,6 +112,11 @@ def get_cli_commands() -> list[GroupCommand]:
             _DRY_RUN,
             _FORCE,
         ),
+    )
+
+
+def _versions() -> tuple[ActionCommand, ...]:
+    return (
         _version_verb("diff", "what changed between two versions", _ANY, _OTHER, _DATA),
         _version_verb(
             "features", "feature sets, and which versions learnt from them", _SETS, _SOURCE
@@ -108,6 +124,11 @@ def get_cli_commands() -> list[GroupCommand]:
         _version_verb("lineage", "where a version comes from, and what became of it", _VERSION),
         _version_verb("card", "what people read about a version", _ANY, _DATA, _HTML),
         _version_verb("reproduce", "train a version again, and compare", _VERSION, _TOLERANCE),
+    )
+
+
+def _datasets() -> tuple[ActionCommand, ...]:
+    return (
         _data_verb("versions", "versions of a dataset, and their tags", _DATASET),
         _data_verb("tag", "name a version of a dataset", _DATA_VERSION, _TAG, _MOVE, _REMOVE, _BY),
         _data_verb(
@@ -130,10 +151,7 @@ def get_cli_commands() -> list[GroupCommand]:
             _BY,
             _APPLY,
         ),
-        _verb("doctor", "check connections, schema, ledger and aliases"),
-        _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
     )
-    return [GroupCommand("mlops", "Models: decisions, champions, rollbacks", subcommands=verbs)]
 
 
 def _verb(name: str, text: str, *arguments: Arg, module: str = "verbs") -> ActionCommand:

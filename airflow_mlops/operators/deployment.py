@@ -1,6 +1,6 @@
-"""Operators for deployment: submit, smoke test, promote, roll back, score."""
+"""Operators for deployment: submit, smoke test, promote, roll back, score, clean up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.operators.approval import NOBODY
 from airflow_mlops.operators.links import ModelVersionLink
+from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.deployment.registry import ModelRegistry
+    from airflow_mlops.core.training.agreement import ServingCheck
 
 
 class SubmitCandidateOperator(MlopsOperator):
@@ -79,6 +81,8 @@ class SmokeTestModelOperator(MlopsOperator):
     """
     Load the proposed candidate from its stored files, let it answer, and write its card.
 
+    Fails if it builds other features, or gives other answers, than when it was trained.
+
     The proposal is the one whose event started this run, else the newest on record. Returns the
     card as Markdown, and what an approval is bound to.
 
@@ -94,9 +98,14 @@ class SmokeTestModelOperator(MlopsOperator):
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Verify the files, predict the newest window, and describe what is proposed."""
+        """
+        Verify the files, predict the newest window, and describe what is proposed.
+
+        :raises RejectedError: if it builds other features here, or gives other answers.
+        """
         from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
+        from airflow_mlops.core.training.agreement import check_answers
 
         state = self.ledger().state(self.model)
         number = newest_event(context, "proposal")
@@ -118,6 +127,7 @@ class SmokeTestModelOperator(MlopsOperator):
         with hook.models().opened(ref) as model:
             rows = rows.filter(usable_rows(model, rows, table.key))
             found = predictions(model, rows.to_pandas(), ref)
+            self._refuse_changed(ref, check_answers(store, model))
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
         return {
@@ -126,6 +136,18 @@ class SmokeTestModelOperator(MlopsOperator):
             "champion": state.champion,
             "card": card(ref, state.champion, proposal.evidence, hook.model_url(ref)),
         }
+
+    def _refuse_changed(self, ref: ModelRef, checks: Sequence["ServingCheck"]) -> None:
+        """Let nobody approve a model that is another one here than where it was trained."""
+        for check in checks:
+            self.log.info("%s", check)
+        failed = [f"{check.name}: {check.found}" for check in checks if check.status == "failed"]
+        if failed:
+            msg = (
+                f"{ref} is not here what it was in training: {'; '.join(failed)}. Mend that and "
+                "clear this task, or train again: airflow mlops retrain"
+            )
+            raise RejectedError(msg)
 
 
 class PromoteModelOperator(MlopsOperator):
@@ -273,6 +295,38 @@ class ScoreBatchOperator(MlopsOperator):
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s: %d new predictions for %d rows", ref, done.written, done.rows)
         return done.to_dict()
+
+
+class CollectGarbageOperator(MlopsOperator):
+    """
+    Remove versions of a model that never served, and rows that nothing needs, when they are old.
+
+    What ever was champion stays for ever, with the rows it learnt from; so do tagged versions.
+    Returns what went and what is pinned by what.
+
+    :param older: age from which something may go, such as ``"90d"`` (templated).
+    :param apply: remove it; else it is only looked at.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "older")
+
+    def __init__(self, *, older: str = "90d", apply: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.older = older
+        self.apply = apply
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look, and remove if that was asked for."""
+        from airflow_mlops.core.deployment.garbage import collect_garbage, find_garbage
+
+        asked: dict[str, Any] = {"model": self.model, "older": duration(self.older)}
+        stores = self.registry(), self.datasets()
+        if self.apply:
+            found = collect_garbage(*stores, by=run_of(context), **asked)
+        else:
+            found = find_garbage(*stores, **asked)
+        self.log.info("%s\n%s", "removed" if self.apply else "only looked at", found)
+        return found.to_dict() | {"applied": self.apply}
 
 
 def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: str) -> str:

@@ -46,16 +46,17 @@ class EvaluateModelOperator(MlopsOperator):
         from airflow_mlops.core.training.models import EVALUATION
 
         champion, hook = self.selection["champion"], MlflowHook(self.mlflow_conn_id)
-        store, run_id = hook.models(), self.trained["run_id"]
+        store, run_id, datasets = hook.models(), self.trained["run_id"], self.datasets()
         found = evaluate(
             store,
             ModelRef.parse(self.trained["model"]),
             None if champion is None else ModelRef(self.model, champion),
-            Selection.from_dict(self.selection["holdout"]).read(self.datasets()),
+            Selection.from_dict(self.selection["holdout"]).read(datasets),
             loss=self.metric,
             epoch=self.selection["epoch"],
             seed=0,
             burden=self.selection["burden"],
+            datasets=datasets,
         )
         store.log_metrics(run_id, {f"holdout_{m.metric}": m.value for m in found.metrics})
         store.log_document(run_id, EVALUATION, json.dumps(found.to_dict(), indent=1))
@@ -63,7 +64,7 @@ class EvaluateModelOperator(MlopsOperator):
             MlflowRunLink.name: hook.run_url(run_id),
             ReportLink.name: hook.run_url(run_id, artifact=EVALUATION),
         }
-        for line in (*found.metrics, *found.comparisons):
+        for line in (*found.metrics, *found.comparisons, *found.checks):
             self.log.info("%s: %s", found.model, line)
         return found.to_dict()
 

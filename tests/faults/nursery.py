@@ -20,10 +20,15 @@ from typing import Any
 WEEK = timedelta(days=7)
 
 
-def dying(function: Callable[..., Any], when: str) -> Callable[..., Any]:
-    """Wrap a boundary: die before it, or after it."""
+def dying(function: Callable[..., Any], when: str, number: int) -> Callable[..., Any]:
+    """Wrap a boundary: die before it, or after it, when it is reached for the nth time."""
+    reached = 0
 
     def run(*values: Any, **named: Any) -> Any:
+        nonlocal reached
+        reached += 1
+        if reached < number:
+            return function(*values, **named)
         if when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         found = function(*values, **named)
@@ -50,12 +55,15 @@ def boundary(name: str) -> tuple[Any, str]:
     """Where the package touches the world: object and attribute."""
     from mlflow import MlflowClient
 
-    from airflow_mlops.core.data import version_log
+    from airflow_mlops.core.data import retention, version_log
     from airflow_mlops.core.ledger import Ledger
 
     places: dict[str, tuple[Any, str]] = {
         "sidecar": (version_log.VersionLog, "write_file"),
         "commit": (version_log, "write_deltalake"),
+        "restore": (version_log.VersionLog, "restore"),
+        "mark": (retention, "mark_removed"),
+        "vacuum": (version_log.VersionLog, "vacuum"),
         "insert": (Ledger, "_append"),
     }
     return places.get(name) or (MlflowClient, name)
@@ -79,6 +87,47 @@ def append(facts: dict[str, Any]) -> Any:
         author=facts.get("author", ""),
     )
     return commit.to_dict()
+
+
+def restore(facts: dict[str, Any]) -> Any:
+    """Restore the first version of the dataset."""
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.refs import DatasetRef
+
+    store = DatasetStore(facts["root"])
+    return store.restore(DatasetRef("d", facts["version"]), app_key=facts["key"]).to_dict()
+
+
+def forget(facts: dict[str, Any]) -> Any:
+    """Forget some keys of the dataset."""
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.data.forgetting import forget as forget_rows
+
+    return forget_rows(DatasetStore(facts["root"]), "d", facts["keys"]).to_dict()
+
+
+def collect(facts: dict[str, Any]) -> Any:
+    """Remove what no version but the newest needs, however young."""
+    from airflow_mlops.core.data import retention
+    from airflow_mlops.core.data.datasets import DatasetStore
+
+    retention.SHORTEST = timedelta(0)
+    store = DatasetStore(facts["root"])
+    return retention.remove(store, "d", keep=(), older=timedelta(0), why="test").to_dict()
+
+
+def fill(facts: dict[str, Any]) -> Any:
+    """Append to a disk that has room for so many bytes a file; says how that ended."""
+    import resource
+
+    from airflow_mlops.core.errors import MlopsError
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (facts["room"], facts["room"]))
+    try:
+        return append(facts)
+    except MlopsError as error:
+        return {"error": type(error).__name__, "message": str(error)}
 
 
 def _models(facts: dict[str, Any]) -> Any:
@@ -133,16 +182,20 @@ def promote(facts: dict[str, Any]) -> Any:
         return {"op": type(error).__name__}
 
 
-SCENARIOS = {"append": append, "train": train, "promote": promote}
+SCENARIOS = {
+    function.__name__: function
+    for function in (append, restore, forget, collect, fill, train, promote)
+}
 
 
 def child(order: dict[str, Any], answer: int) -> None:
     """Run one scenario in this process, and write what it returned."""
     warnings.simplefilter("ignore")
     if "die" in order:
-        name, _, when = order["die"].partition(":")
+        name, when, *number = order["die"].split(":")
         place, attribute = boundary(name)
-        setattr(place, attribute, dying(getattr(place, attribute), when))
+        wrapped = dying(getattr(place, attribute), when, int(*number or (1,)))
+        setattr(place, attribute, wrapped)
     if "meet" in order:
         place, attribute = boundary(order["meet"])
         wrapped = meeting(getattr(place, attribute), order["place"], order["number"])

@@ -142,3 +142,28 @@ def closed_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def alone(model):
+    """``alone(Operator, **arguments)``: a Dag of one task, which may be tried twice."""
+    from datetime import timedelta
+
+    from airflow.sdk import DAG
+
+    def make(operator, *, retries=1, **arguments):
+        again = {"retries": retries, "retry_delay": timedelta(0)}
+        with DAG(model, schedule=None, default_args=again) as dag:
+            operator(task_id="t", **{"model": model, **arguments})
+        return dag
+
+    return make
+
+
+@pytest.fixture
+def table(warehouse, model):
+    warehouse(
+        f"create table {model} (id bigint, at timestamptz, x float8)",
+        f"insert into {model} values (1, '2024-01-01', 1.5), (2, '2024-01-02', 2.5)",
+    )
+    return model

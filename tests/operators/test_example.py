@@ -1,4 +1,4 @@
-"""The Dags of dags/example_operators.py, run for real on the demo's data."""
+"""The example Dags, run for real on the demo's data."""
 
 import sys
 from pathlib import Path
@@ -20,9 +20,11 @@ def dags(monkeypatch) -> dict[str, Any]:
     monkeypatch.syspath_prepend(str(ROOT))
     from airflow.dag_processing.dagbag import DagBag
 
-    bag = DagBag(ROOT / "dags" / "example_operators.py", bundle_path=ROOT / "dags")
-    assert not bag.import_errors
-    found = dict(bag.dags)
+    found: dict[str, Any] = {}
+    for path in sorted((ROOT / "dags").glob("example_*.py")):
+        bag = DagBag(path, bundle_path=ROOT / "dags")
+        assert not bag.import_errors
+        found |= bag.dags
     for task in (task for dag in found.values() for task in dag.tasks):
         task.retries = 0
     return found
@@ -64,3 +66,21 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     assert "nothing to roll back to: example_electricity@1 had no champion before" in str(
         rollback.error
     )
+
+
+def test_features_by_sql_see_what_was_known(dags, deliveries, dataset_store):
+    first = run(dags["example_features"]).value("known")
+    deliveries.rows(26, 26)
+    deliveries.labels(25, 25)
+    second = run(dags["example_features"]).value("known")
+    assert second["added"] == 336
+    assert second["origin"] == "sql:market=example_market@2, labels=example_market.labels@2"
+    assert first["query_hash"] == second["query_hash"]
+    names = ("example_market.known", "example_market.labels")
+    known, labels = (
+        dataset_store.open(dataset_store.latest(n)).between().to_arrow() for n in names
+    )
+    up = dict(zip(labels["id"].to_pylist(), labels["price_up"].to_pylist(), strict=True))
+    seen = zip(known["id"].to_pylist(), known["up_a_week_ago"].to_pylist(), strict=True)
+    assert all(value == up.get(id - 336) for id, value in seen)
+    assert known["up_a_week_ago"].null_count == 336

@@ -232,6 +232,37 @@ def test_a_retrain_with_an_earlier_feature_set_and_data_version(market, ledger, 
         assert model.about["recipe"]["features"] == before.about["recipe"]["features"]
 
 
+SHIFTED = """
+    import os
+
+    def build(rows):
+        shift = float(os.environ.get("MLOPS_TEST_SHIFT", "0"))
+        return rows[["x", "y"]] + shift
+"""
+
+
+def test_a_candidate_that_builds_other_features_than_in_training_is_not_approved(
+    market, ledger, monkeypatch
+):
+    """Between training and rollout, something changed that no archive holds."""
+    market.deliver(0, 5, labels=(0, 4))
+    monitor, train, rollout = market.lifecycle(features=f"{market.module(SHIFTED)}:build").dags
+    run(monitor)
+    trained = run(train)
+    assert trained.states["submit"] == "success"
+    monkeypatch.setenv("MLOPS_TEST_SHIFT", "0.5")
+    rolled = run(rollout, answer=says("promote", "fine"))
+    assert (rolled.states["smoke"], rolled.states["promote"]) == ("failed", "upstream_failed")
+    assert isinstance(rolled.error, RejectedError)
+    assert f"{market.name}@1 is not here what it was in training: features: 'x', 'y' differ" in str(
+        rolled.error
+    )
+    assert ops(ledger.state(market.name)) == ["retrain", "propose"]
+    monkeypatch.delenv("MLOPS_TEST_SHIFT")
+    again = run(rollout, answer=says("promote", "fine"))
+    assert again.state == "success"
+
+
 POWERS = """
     def build(rows, *, power=1):
         return rows[["x", "y"]] ** power

@@ -19,7 +19,10 @@ from airflow_mlops.operators.data import (
     SnapshotFilesOperator,
     SnapshotTableOperator,
 )
-from airflow_mlops.operators.deployment import RollbackModelOperator, ScoreBatchOperator
+from airflow_mlops.operators.deployment import (
+    RollbackModelOperator,
+    ScoreBatchOperator,
+)
 from airflow_mlops.operators.retraining import RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
 from tests.operators.conftest import FEATURES, SECRET
@@ -29,28 +32,6 @@ pytestmark = [pytest.mark.airflow, pytest.mark.services]
 
 IMPORTS = "import numpy as np\nfrom sklearn.linear_model import LogisticRegression"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def alone(model):
-    """``alone(Operator, **arguments)``: a Dag of one task, which may be tried twice."""
-
-    def make(operator, *, retries=1, **arguments):
-        again = {"retries": retries, "retry_delay": timedelta(0)}
-        with DAG(model, schedule=None, default_args=again) as dag:
-            operator(task_id="t", **{"model": model, **arguments})
-        return dag
-
-    return make
-
-
-@pytest.fixture
-def table(warehouse, model):
-    warehouse(
-        f"create table {model} (id bigint, at timestamptz, x float8)",
-        f"insert into {model} values (1, '2024-01-01', 1.5), (2, '2024-01-02', 2.5)",
-    )
-    return model
 
 
 def snapshot(name, **given):

@@ -43,7 +43,7 @@ class Commit:
 
     :param rows: rows of the whole version.
     :param added: rows more than the version before; 0 if this call found nothing new.
-    :param since: first time among the rows it wrote, ISO 8601.
+    :param since: first time among the rows of the windows it wrote, ISO 8601.
     :param until: newest time among them.
     :param watermark: newest time of the whole version.
     :param digest: content digest of the whole version.

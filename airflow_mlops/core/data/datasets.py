@@ -24,11 +24,10 @@ from airflow_mlops.core.data.version_log import (
     META,
     Change,
     VersionLog,
-    history,
     properties_of,
     schema_of,
 )
-from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError, UnavailableError
 from airflow_mlops.core.refs import DatasetRef, canonical_digest
 
 if TYPE_CHECKING:
@@ -117,19 +116,23 @@ class DatasetStore:
         """
         table, sidecar = self._find(ref)
         removal = removal_of(self.log, table, ref)
-        if ref.version != table.version():
-            self.log.load(table, ref.version)
         return Table(
             ref, schema_of(table), sidecar, table, partial(self.log.read_file, table), removal
         )
 
     def _find(self, ref: DatasetRef) -> "tuple[DeltaTable, Sidecar]":
-        """Return the newest state of a table, and what it says about one version."""
-        table = self._table(ref.name, asked=str(ref))
-        if ref.version > table.version():
-            msg = f"no dataset {ref} below {self.root}: the latest version is {table.version()}"
-            raise DatasetNotFoundError(msg)
-        sidecar = self.log.newest(table, until=ref.version)
+        """Return one state of a table, and what it says."""
+        try:
+            table = self.log.find(ref.name, ref.version)
+        except UnavailableError as error:  # there is no such version, or the store is away
+            newest = self._table(ref.name, asked=str(ref)).version()
+            if ref.version <= newest:
+                raise
+            msg = f"no dataset {ref} below {self.root}: the latest version is {newest}"
+            raise DatasetNotFoundError(msg) from error
+        if table is None:
+            table = self._table(ref.name, asked=str(ref))
+        sidecar = self.log.newest(table)
         if sidecar is None:
             msg = f"{ref} below {self.root} was not written by airflow_mlops, or is still empty"
             raise DatasetNotFoundError(msg)
@@ -147,7 +150,9 @@ class DatasetStore:
         table = self.log.find(name)
         if table is None:
             return ()
-        return tuple(self.log.sidecar(table, h).commit for h in history(table) if META in h)
+        return tuple(
+            self.log.sidecar(table, h).commit for h in self.log.entries(table) if META in h
+        )
 
     def tag(self, ref: DatasetRef, name: str, *, by: str = "", move: bool = False) -> Tag:
         """
@@ -221,7 +226,7 @@ class DatasetStore:
         :raises DatasetNotFoundError: if there is no such version, or its rows were removed.
         :raises UnavailableError: if the store does not answer.
         """
-        table, wanted = self._find(ref)
+        _, wanted = self._find(ref)
         change = Change(ref.name, app_key, "restore")
 
         def attempt(table: "DeltaTable", before: Sidecar | None) -> bool:
@@ -244,7 +249,7 @@ class DatasetStore:
             self.log.restore(table, ref.version, properties_of(change, path, sidecar.sequence))
             return True
 
-        return self.log.once(table, change, attempt) or wanted.commit
+        return self.log.once(self._table(ref.name), change, attempt) or wanted.commit
 
 
 def _same(one: Sidecar, two: Sidecar) -> bool:

@@ -24,7 +24,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.profiling import ProfileBuilder
 from airflow_mlops.core.data.removals import removed_versions
-from airflow_mlops.core.data.version_log import META, VersionLog, history, schema_of
+from airflow_mlops.core.data.version_log import META, VersionLog, log_path, schema_of
 from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
 from airflow_mlops.core.refs import DatasetRef, canonical_digest
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 FOLDER = f"{SIDECARS}/forgetting"
 """Where a call that is under way is written down; nothing stays there."""
-
-_LOG = "_delta_log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class _Forgetting:
         """Where the rows are."""
         versions = [
             int(entry["version"])
-            for entry in history(self.table)
+            for entry in self.log.entries(self.table)
             if META in entry and self.of_version[int(entry["version"])] & {*self.times}
         ]
         moments = sorted({t for times in self.times.values() for t in times})
@@ -186,7 +184,7 @@ class _Forgetting:
         """Make rows, digests and profiles of every version those of the rows that will be left."""
         gone = removed_versions(self.log, self.table)
         done: dict[tuple[str, int], WindowStats] = {}
-        for entry in history(self.table):
+        for entry in self.log.entries(self.table):
             version = int(entry["version"])
             if META not in entry or version in gone:
                 continue
@@ -231,7 +229,7 @@ class _Forgetting:
             self.log.write_file(self.table, path, _padded(found, len(data)))
             sizes[path] = (max(len(data), len(found)), rows)
         for version in range(self.table.version() + 1):
-            path = f"{_LOG}/{version:020}.json"
+            path = log_path(version)
             text = self.log.read_file(self.table, path).decode()
             lines = [_relogged(line, sizes) for line in text.splitlines()]
             if lines != text.splitlines():

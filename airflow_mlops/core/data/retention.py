@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.removals import mark_removed, removed_versions
-from airflow_mlops.core.data.version_log import META, history
+from airflow_mlops.core.data.version_log import META
 from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def find_removable(
     there = set(store.log.list_files(table, ""))  # the log names files that went long ago, too
     going = there.intersection(store.log.vacuum(table, kept, older, apply=False))
     marked = removed_versions(store.log, table)
-    commits = {int(h["version"]) for h in history(table) if META in h}
+    commits = {int(h["version"]) for h in store.log.entries(table) if META in h}
     of_version = store.log.files_of(table)
     lost = (v for v in commits - marked if going & of_version[v])
     return Removable(name, tuple(sorted(lost)), tuple(sorted(going)), tuple(sorted(kept)))

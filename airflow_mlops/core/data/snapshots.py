@@ -98,12 +98,14 @@ class Flow:
         self._request, self._target, self._before = request, target, before
         self._known = {w.index: w for w in before.windows} if before else {}
         self._origin = datetime.fromisoformat(before.origin_time) if before else None
+        self._watermark = before.commit.watermark if before else ""
         self._like = target.like or Profile()
         self._builder = ProfileBuilder(self._like)
         self._done: dict[int, WindowStats] = {}
         self._profiles: dict[int, Profile] = {}
         self._open: _Open | None = None
         self._writing = False
+        self._extended: int | None = None
         self._keys: list[pa.Array] = []
         self._first = self._last = _EPOCH
         self._error: MlopsError | None = None
@@ -136,7 +138,8 @@ class Flow:
     def replaced_from(self) -> datetime | None:
         """Return the time from which stored rows are replaced; ``None`` if the commit only adds."""
         index = self._open.index if self._open and not self._done else min(self._done)
-        return self._moment(index) if any(known >= index for known in self._known) else None
+        replaces = index != self._extended and any(known >= index for known in self._known)
+        return self._moment(index) if replaces else None
 
     def _by_window(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Split a batch, ordered by time, at the borders of windows."""
@@ -219,8 +222,24 @@ class Flow:
             max(self._target.adopted.values(), default=1),
         )
         self._profiles[window.index] = built
+        held = window.held if self._writing or known is None else self._beyond(window, known)
         self._writing = True
-        yield from window.held
+        yield from held
+
+    def _beyond(self, window: _Open, known: WindowStats) -> list[pa.RecordBatch]:
+        """
+        Return what has to be written of a window that changed: the new rows, if it only grew.
+
+        The file of the others may be large, and stays as it is.
+        """
+        watermark = pa.scalar(datetime.fromisoformat(self._watermark))
+        late = [pc.greater(part.column(self._request.time), watermark) for part in window.held]
+        parts = list(zip(window.held, late, strict=True))
+        stored = digest_of(part.filter(pc.invert(mask)) for part, mask in parts)
+        if str(stored) != known.digest:
+            return window.held
+        self._extended = window.index
+        return [new for part, mask in parts if (new := part.filter(mask)).num_rows]
 
     def _remember(self, keys: pa.Array) -> None:
         self._keys.append(keys.take(np.arange(len(keys))))  # a slice would hold its whole batch

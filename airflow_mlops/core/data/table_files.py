@@ -95,7 +95,12 @@ class TableFiles:
         except CommitFailedError:
             raise
         except (DeltaError, OSError) as error:
-            text = _COLOURS.sub("", " ".join(str(error).split()))
+            text = plain(error)
             msg = f"the dataset store at {self.root} {what}: {text}"
             refused = any(sign in text for sign in _REFUSED)
             raise (ConfigurationError if refused else UnavailableError)(msg) from error
+
+
+def plain(error: Exception) -> str:
+    """Write an error of delta-rs in one line, without the colours it is drawn in."""
+    return _COLOURS.sub("", " ".join(str(error).split()))

@@ -16,6 +16,7 @@ from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Sidecar, WindowStats, total_digest
 from airflow_mlops.core.data.digest import ContentDigest, digest_of
 from airflow_mlops.core.data.profile import Profile, aligned, merge_all
+from airflow_mlops.core.data.table_files import plain
 from airflow_mlops.core.errors import (
     ConfigurationError,
     DatasetNotFoundError,
@@ -264,8 +265,8 @@ class Slice:
             yield
         except (pa.ArrowInvalid, OSError) as error:
             msg = (
-                f"rows of {self.table.ref} cannot be read back: {error}; bring the file back from "
-                "a backup, or `airflow mlops restore` a version that is whole"
+                f"rows of {self.table.ref} cannot be read back: {plain(error)}; bring the file "
+                "back from a backup, or `airflow mlops restore` a version that is whole"
             )
             away = not isinstance(error, pa.ArrowInvalid | FileNotFoundError)
             raise (UnavailableError if away else RejectedError)(msg) from error

@@ -45,8 +45,6 @@ _ROW_GROUP = 65_536
 """Rows that the writer holds in memory."""
 
 _RACES = 10
-_RECENT = 16
-"""Commits that are looked at first; the whole history is read only if none of them will do."""
 
 _CONFIGURATION = {
     # The log is the list of versions: it must not expire.
@@ -74,16 +72,17 @@ class Change:
 class VersionLog(TableFiles):
     """The tables below one root."""
 
-    def find(self, name: str) -> DeltaTable | None:
+    def find(self, name: str, version: int | None = None) -> DeltaTable | None:
         """
-        Open the newest state of a table, if there is one.
+        Open a table, if there is one.
 
+        :param version: the state to open; ``None``: the newest.
         :raises UnavailableError: if the store does not answer.
         :raises ConfigurationError: if it refuses, or an option is none.
         """
         with self._talking(f"does not answer about {name}"):
             try:
-                return DeltaTable(self.uri(name), storage_options=self._options())
+                return DeltaTable(self.uri(name), version, self._options())
             except TableNotFoundError:
                 return None
 
@@ -143,7 +142,7 @@ class VersionLog(TableFiles):
 
     def _own(self, table: DeltaTable, change: Change) -> Commit:
         """Return the commit that carries this change's key."""
-        for entry in history(table):
+        for entry in self.entries(table):
             if entry.get(APP_KEY) == change.app_key:
                 return self.sidecar(table, entry).commit
         msg = (
@@ -185,17 +184,27 @@ class VersionLog(TableFiles):
                 **how,
             )
 
-    def newest(self, table: DeltaTable, *, until: int | None = None) -> Sidecar | None:
-        """
-        Return what the newest commit says.
-
-        :param table: the newest state: on an older one delta-rs numbers its history wrongly.
-        :param until: newest version to look at; ``None``: all.
-        """
-        for entry in history(table):
-            if META in entry and (until is None or entry["version"] <= until):
+    def newest(self, table: DeltaTable) -> Sidecar | None:
+        """Return what the newest commit up to the state of a table says."""
+        for entry in self.entries(table):
+            if META in entry:
                 return self.sidecar(table, entry)
         return None
+
+    def entries(self, table: DeltaTable) -> Iterator[dict[str, Any]]:
+        """
+        Yield what each commit says of itself, newest first, beginning with the state of a table.
+
+        Read file by file: delta-rs reads its whole history, and numbers that of an older state
+        wrongly.
+        """
+        for version in range(table.version(), -1, -1):
+            found = (a["commitInfo"] for a in self._actions(table, version) if "commitInfo" in a)
+            yield {**next(found, {}), "version": version}
+
+    def _actions(self, table: DeltaTable, version: int) -> list[dict[str, Any]]:
+        text = self.read_file(table, log_path(version))
+        return [json.loads(line) for line in text.splitlines()]
 
     def sidecar(self, table: DeltaTable, entry: Mapping[str, Any]) -> Sidecar:
         """Return what one entry of a table's history says; the version is the entry's own."""
@@ -230,11 +239,6 @@ class VersionLog(TableFiles):
             msg = f"{error}: its rows are gone; choose another version, or bring the file back"
             raise DatasetNotFoundError(msg) from error
 
-    def load(self, table: DeltaTable, version: int) -> None:
-        """Turn a table's newest state into an earlier one."""
-        with self._talking(f"cannot open version {version}"):
-            table.load_as_version(version)
-
     def vacuum(
         self, table: DeltaTable, keep: Iterable[int], older: timedelta, *, apply: bool
     ) -> list[str]:
@@ -264,8 +268,7 @@ class VersionLog(TableFiles):
         now: set[str] = set()
         found: dict[int, set[str]] = {}
         for version in range(table.version() + 1):
-            for line in self.read_file(table, f"_delta_log/{version:020}.json").splitlines():
-                action = json.loads(line)
+            for action in self._actions(table, version):
                 if "add" in action:
                     now = now | {unquote(action["add"]["path"])}
                 elif "remove" in action:
@@ -287,12 +290,9 @@ def properties_of(change: Change, sidecar: str, sequence: int) -> CommitProperti
     )
 
 
-def history(table: DeltaTable) -> Iterator[dict[str, Any]]:
-    """Yield the entries of the log, newest first; the recent ones without reading the others."""
-    recent = table.history(_RECENT)
-    yield from recent
-    if len(recent) == _RECENT:
-        yield from table.history()[_RECENT:]
+def log_path(version: int) -> str:
+    """Return the path of the file that says what a commit did."""
+    return f"_delta_log/{version:020}.json"
 
 
 def schema_of(table: DeltaTable) -> pa.Schema:

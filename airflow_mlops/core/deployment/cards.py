@@ -7,11 +7,11 @@ Datasets, 2021.
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.contract import logical_types
-from airflow_mlops.core.data.profile import NumericProfile, Profile, merge_all
+from airflow_mlops.core.data.profile import NumericProfile, Profile
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.tables import Table
@@ -59,7 +59,8 @@ def model_card(found: "Lineage") -> str:
 
 def data_card(table: "Table") -> str:
     """Describe a dataset version: where its rows come from, and what is in each column."""
-    commit, profile = table.sidecar.commit, merge_all(table.between().profiles())
+    sidecar, profile = table.sidecar, table.between().profile()
+    commit, forgotten = sidecar.commit, len(sidecar.forgotten)
     types = logical_types(table.schema)
     return _document(
         f"Dataset {table.ref}",
@@ -68,12 +69,16 @@ def data_card(table: "Table") -> str:
             "## Where it comes from",
             *_pairs(
                 ("source", commit.origin or "not on record"),
+                ("query", f"`{commit.query}` ({commit.query_hash})" if commit.query else "?"),
                 ("written", f"{commit.created_at} by {commit.author or 'nobody knows whom'}"),
                 ("by run", commit.run or "not on record"),
                 ("rows observed", f"{table.windows()[0].start} to {commit.watermark}"),
                 ("windows", f"{len(table.windows())} of {table.window}"),
                 ("key, time", f"`{table.key}`, `{table.time}`"),
                 ("content digest", table.digest),
+                ("contract", _contract(sidecar.adopted)),
+                *([("rows", f"**gone**, {table.removed}")] if table.removed else []),
+                *([("forgotten on request", f"{forgotten} times")] if forgotten else []),
             ),
             "## What is in it",
             *_table(
@@ -103,6 +108,11 @@ def to_html(markdown: str) -> str:
 
 def _document(title: str, state: str, parts: Sequence[str]) -> str:
     return "\n".join([f"# {title}", "", f"*{state}*", "", *parts, ""])
+
+
+def _contract(adopted: Mapping[str, int]) -> str:
+    later = ", ".join(f"`{name}` since version {n}" for name, n in adopted.items())
+    return f"version {max(adopted.values(), default=1)}{'; ' if later else ''}{later}"
 
 
 def _made(found: "Lineage") -> list[str]:

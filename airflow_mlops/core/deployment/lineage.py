@@ -144,5 +144,6 @@ def _source(what: str, ref: str, commit: Commit | None) -> list[str]:
         return [f"  {what:<11}  {ref}: gone from the dataset store"]
     return [
         f"  {what:<11}  {ref} {commit.digest}, {commit.rows:,} rows from {commit.origin or '?'}",
+        *([f"  {'':<11}  query {commit.query_hash}: {commit.query}"] if commit.query else []),
         f"  {'':<11}  by {commit.author or '?'} at {commit.created_at} in {commit.run or '?'}",
     ]

@@ -3,16 +3,14 @@ Back to an earlier champion, with all that belongs to it, after looking whether 
 
 A model version carries its data version, its features and its contract: what is drift, and what is
 a break, is measured against the champion's own. So one entry of the ledger turns them all back.
-Before it is written, the version has to load here, to give the answers it gave when it was trained,
-and to fit the rows of today.
+Before it is written, the version has to load here, to build the features and to give the answers of
+its training, and to fit the rows of today.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from airflow_mlops.core.data.contract import Contract, schema_breaks
 from airflow_mlops.core.data.datasets import DatasetStore
@@ -26,23 +24,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef, ModelRef
-from airflow_mlops.core.training.reproduce import TOLERANCE
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """
-    One question that was asked before a version may serve again.
-
-    :param status: ``uncertain`` if it could not be answered, such as when old rows are gone.
-    """
-
-    name: str
-    status: Literal["ok", "failed", "uncertain"]
-    found: str
-
-    def __str__(self) -> str:
-        return f"{self.status:<9} {self.name}: {self.found}"
+from airflow_mlops.core.training.agreement import ServingCheck, check_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +40,10 @@ class Plan:
     champion: str
     target: str
     parts: dict[str, str]
-    checks: tuple[Check, ...]
+    checks: tuple[ServingCheck, ...]
 
     @property
-    def failed(self) -> tuple[Check, ...]:
+    def failed(self) -> tuple[ServingCheck, ...]:
         """Checks that speak against it."""
         return tuple(check for check in self.checks if check.status == "failed")
 
@@ -176,15 +158,15 @@ def _others(
 
 def _looked_at(
     registry: ModelRegistry, datasets: DatasetStore, ref: ModelRef
-) -> tuple[dict[str, str], list[Check]]:
+) -> tuple[dict[str, str], list[ServingCheck]]:
     """Load a version, ask it what it was asked before, and hold it against the rows of today."""
     try:
         with registry.models.opened(ref) as model:
             recipe = model.about["recipe"]
             names = ("data", "labels", "features", "code", "environment")
             checks = [
-                Check("files", "ok", "unchanged, and they load here"),
-                _answers(datasets, model),
+                ServingCheck("files", "ok", "unchanged, and they load here"),
+                *check_answers(datasets, model),
                 _schema(datasets, model),
             ]
             return {name: recipe[name] for name in names}, checks
@@ -192,44 +174,21 @@ def _looked_at(
         raise
     except Exception as error:  # noqa: BLE001  (what a model raises while it loads is the finding)
         text = str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
-        return {}, [Check("files", "failed", text)]
+        return {}, [ServingCheck("files", "failed", text)]
 
 
-def _answers(datasets: DatasetStore, model: Any) -> Check:
-    """Compare with the answers that travel with the model."""
-    then, recipe = model.about["answers"], model.about["recipe"]
-    since, until = (datetime.fromisoformat(t) for t in (then["since"], recipe["until"]))
-    try:
-        table = datasets.open(DatasetRef.parse(recipe["data"]))
-        frame = table.between(since, until).to_arrow().to_pandas()
-    except (DatasetNotFoundError, UnavailableError, OSError) as error:
-        return Check("answers", "uncertain", str(error))
-    frame = frame.set_index(frame[table.key].astype(str), drop=False)
-    if not set(then["keys"]) <= set(frame.index):
-        lost = len(set(then["keys"]) - set(frame.index))
-        return Check("answers", "uncertain", f"{lost} of its rows are gone from {recipe['data']}")
-    try:
-        now = np.asarray(model.predict(frame.loc[then["keys"]].reset_index(drop=True)), float)
-    except Exception as error:  # noqa: BLE001  (whatever another environment does to it)
-        return Check("answers", "failed", f"it raises {type(error).__name__}: {error}")
-    moved = float(np.max(np.abs(now - np.asarray(then["predictions"], float))))
-    if moved > TOLERANCE:
-        return Check("answers", "failed", f"{len(now)} answers moved by up to {moved:.3g}")
-    return Check("answers", "ok", f"{len(now)} answers are what they were")
-
-
-def _schema(datasets: DatasetStore, model: Any) -> Check:
+def _schema(datasets: DatasetStore, model: Any) -> ServingCheck:
     """Compare its contract with the newest rows."""
     name = DatasetRef.parse(model.about["recipe"]["data"]).name
     try:
         newest = datasets.latest(name)
         schema = datasets.open(newest).schema if newest else None
     except (DatasetNotFoundError, UnavailableError) as error:
-        return Check("rows of today", "uncertain", str(error))
+        return ServingCheck("rows of today", "uncertain", str(error))
     if schema is None:
-        return Check("rows of today", "uncertain", f"no dataset {name}")
+        return ServingCheck("rows of today", "uncertain", f"no dataset {name}")
     breaks = schema_breaks(Contract.from_dict(model.about["contract"]), schema)
     fatal = [str(b) for b in breaks if b.kind != "unexpected"]
     if fatal:
-        return Check("rows of today", "failed", f"{newest} does not fit: {'; '.join(fatal)}")
-    return Check("rows of today", "ok", f"{newest} fits")
+        return ServingCheck("rows of today", "failed", f"{newest} does not fit: {'; '.join(fatal)}")
+    return ServingCheck("rows of today", "ok", f"{newest} fits")

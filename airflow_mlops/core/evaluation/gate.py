@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison
 from airflow_mlops.core.evaluation.metrics import LOSSES, SCORES, Estimate
+from airflow_mlops.core.training.agreement import ServingCheck
 from airflow_mlops.policy import AtLeast, AtMost, Better, Gate, Loads, NotWorse
 
 Status = Literal["passed", "failed", "uncertain"]
@@ -26,6 +27,8 @@ class Evaluation:
     :param note: what a reader has to know, such as why there is no comparison.
     :param burden: what the decision left to prove: with ``better`` (a challenger has shown already
         that a retrain helps) it is enough that the candidate does not lose on the hold-out.
+    :param checks: whether it builds the features and gives the answers of its training here, too;
+        empty if nobody looked.
     """
 
     model: str
@@ -38,6 +41,7 @@ class Evaluation:
     load_ms: float
     note: str = ""
     burden: str = "not worse"
+    checks: tuple[ServingCheck, ...] = ()
 
     def metric(self, name: str) -> Estimate | None:
         """Return the estimate of a metric."""
@@ -56,7 +60,9 @@ class Evaluation:
         """Rebuild the evaluation that :meth:`to_dict` wrote."""
         metrics = tuple(Estimate.from_dict(m) for m in data["metrics"])
         comparisons = tuple(Comparison.from_dict(c) for c in data["comparisons"])
-        return cls(**{**data, "metrics": metrics, "comparisons": comparisons})
+        checks = tuple(ServingCheck(**c) for c in data.get("checks", ()))
+        parts = {"metrics": metrics, "comparisons": comparisons, "checks": checks}
+        return cls(**{**data, **parts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,13 @@ def judge(gates: Sequence[Gate], found: Evaluation) -> Verdict:
 
 
 def _loads(gate: Loads, found: Evaluation) -> Check:
+    """Judge how fast it answers, and whether it computes here what it did when it was trained."""
     text = f"answers a small batch in {found.load_ms:.1f} ms (p95), limit {gate.p95_ms:g}"
-    return Check("Loads", "passed" if found.load_ms <= gate.p95_ms else "failed", text)
+    wrong = [f"{found.model}: {c.name}: {c.found}" for c in found.checks if c.status == "failed"]
+    if wrong or found.load_ms > gate.p95_ms:
+        return Check("Loads", "failed", "; ".join([text, *wrong]))
+    unknown = [f"{c.name}: {c.found}" for c in found.checks if c.status == "uncertain"]
+    return Check("Loads", "uncertain" if unknown else "passed", "; ".join([text, *unknown]))
 
 
 def _absolute(gate: AtLeast | AtMost, found: Evaluation) -> Check:

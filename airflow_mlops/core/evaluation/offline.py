@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.contract import Break, Contract, row_breaks, schema_breaks
+from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
@@ -25,6 +26,7 @@ from airflow_mlops.core.evaluation.metrics import (
     measure,
 )
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.models import ModelStore
 
 SMALL_BATCH = 32
@@ -41,6 +43,7 @@ def evaluate(
     epoch: int,
     seed: int,
     burden: str = "not worse",
+    datasets: DatasetStore | None = None,
 ) -> Evaluation:
     """
     Measure a candidate on rows it has not seen, and against the champion if that is fair.
@@ -49,6 +52,8 @@ def evaluate(
     :param loss: the per-row loss that both are compared in.
     :param epoch: entry of the ledger that made ``champion``.
     :param burden: see :class:`~airflow_mlops.core.evaluation.gate.Evaluation`.
+    :param datasets: where the candidate's training rows are: it is asked again, here, what it was
+        asked when it was trained; ``None``: it is not.
     :raises ConfigurationError: if the loss is unknown.
     :raises NotEnoughDataError: if every row breaks a contract.
     :raises UserCodeError: if a model predicts something that is not a finite number.
@@ -61,6 +66,7 @@ def evaluate(
         y, frame = holdout.y, holdout.frame
         why_not = _why_not_compared(opened, champion, holdout)
         predicted = predictions(opened[candidate], frame, candidate)
+        checks = check_answers(datasets, opened[candidate]) if datasets else ()
         load_ms = _p95(opened[candidate], frame.head(SMALL_BATCH))
         comparisons: tuple[Comparison, ...] = ()
         if champion is not None and not why_not:
@@ -78,6 +84,7 @@ def evaluate(
         load_ms,
         "; ".join(filter(None, [*notes, why_not])),
         burden,
+        checks,
     )
 
 

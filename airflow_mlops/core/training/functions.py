@@ -15,11 +15,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import MlopsError, NotEnoughDataError, UserCodeError
 from airflow_mlops.core.refs import Recipe
+from airflow_mlops.core.training.fingerprints import (
+    ROUNDING,
+    Fingerprint,
+    frame_digest,
+    precision,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +46,8 @@ class Fitted:
     What one run of a recipe computed.
 
     :param steps: digest of what each step made, in their order.
-    :param answers: keys and predictions of the newest training rows, and the time of the first.
+    :param answers: keys, predictions and the features' fingerprint of the newest training rows, and
+        the time of the first.
     """
 
     estimator: Any
@@ -113,8 +119,8 @@ class Functions:
             self._check_deterministic(features, y, estimator)
         newest = features.tail(ANSWERS)
         answers = np.asarray(self._predicted(estimator, newest), dtype=np.float64)
-        asked = rows.rows.slice(len(rows) - len(newest))
-        keys, since = asked[rows.key].to_pylist(), asked[rows.time][0].as_py()
+        asked = rows.slice(len(rows) - len(newest))
+        keys, since = asked.rows[rows.key].to_pylist(), asked.rows[rows.time][0].as_py()
         return Fitted(
             estimator,
             {"rows": rows.digest, "features": frame_digest(features)},
@@ -122,6 +128,8 @@ class Functions:
                 "since": since.isoformat(),
                 "keys": [str(k) for k in keys],
                 "predictions": answers.tolist(),
+                # built alone, as whoever asks again will build them
+                "features": Fingerprint.of(self._built(asked)).to_dict(),
             },
         )
 
@@ -188,21 +196,6 @@ class Functions:
             raise UserCodeError(msg)
 
 
-def frame_digest(frame: "pd.DataFrame") -> str:
-    """Return the content digest of a frame of features; a column of mixed values counts as text."""
-    columns = {}
-    for position, name in enumerate(frame.columns):
-        values = frame.iloc[:, position]
-        try:
-            columns[str(name)] = pa.Array.from_pandas(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            columns[str(name)] = pa.array(values.astype(str), pa.string())
-    table = pa.table(
-        {k: v.combine_chunks() if isinstance(v, pa.ChunkedArray) else v for k, v in columns.items()}
-    )
-    return str(digest_of(table.to_batches()))
-
-
 def _differing(among: "pd.DataFrame", alone: "pd.DataFrame") -> list[Any]:
     """Return the columns in which two frames of the same rows differ."""
     one, two = list(among.columns), list(alone.columns)
@@ -224,8 +217,8 @@ def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
         return bool(one.equals(two))
     x, y = (s.to_numpy(dtype=np.float64, na_value=np.nan) for s in (one, two))
     size = float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
-    digits = max(np.finfo(getattr(s.dtype, "numpy_dtype", s.dtype)).eps for s in (one, two))
-    return np.allclose(x, y, rtol=0.0, atol=100 * float(digits) * size, equal_nan=True)
+    near = ROUNDING * max(precision(one), precision(two))
+    return np.allclose(x, y, rtol=0.0, atol=near * size, equal_nan=True)
 
 
 def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:

@@ -30,6 +30,7 @@ from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import replay
+from airflow_mlops.core.training.agreement import TOLERANCE
 from airflow_mlops.core.training.mlops_loader_v1 import Model
 from airflow_mlops.core.training.models import EVALUATION, ModelStore
 from airflow_mlops.core.training.provenance import (
@@ -49,9 +50,6 @@ REPORT = "reproduction.json"
 
 REPRODUCED = "mlops.reproduced"
 """Tag of a version: the last verdict, and when it was given."""
-
-TOLERANCE = 1e-6
-"""How far two predictions may lie apart and still be called the same model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -93,6 +95,38 @@ def test_an_append_writes_only_windows_that_are_new_or_changed(dataset_store, we
     commit = append(dataset_store, "d", weeks.source(0, 5), "b")
     assert [w.index for w in commit.windows] == [4]
     assert commit.added == 168
+
+
+def test_a_window_that_grows_is_not_written_again(dataset_store, weeks, append):
+    for n, rows in enumerate((3 * 168 + 5, 3 * 168 + 9, 4 * 168 + 1)):
+        part = ArrowSource(weeks.rows.slice(0, rows), "id", "at")
+        commit = append(dataset_store, "d", part, f"k{n}")
+        found = opened(dataset_store, commit.ref)
+        assert found.between().to_arrow().equals(weeks.rows.slice(0, rows))
+        assert len(found.delta.file_uris()) == n + 1
+        found.verify()
+        assert found.between().profile().rows == rows
+    whole = opened(dataset_store, append(dataset_store, "e", part).ref)
+    assert [w.digest for w in found.windows()] == [w.digest for w in whole.windows()]
+
+
+def test_a_window_that_grows_and_changes_is_written_again(dataset_store, weeks, append):
+    append(dataset_store, "d", ArrowSource(weeks.rows.slice(0, 173), "id", "at"), "a")
+    values = weeks.rows["x"].slice(0, 180).to_pylist()
+    for changed in (170, 172):  # the watermark is row 172
+        values[changed] += 1
+        rows = weeks.rows.slice(0, 180).set_column(2, "x", pa.array(values))
+        commit = append(dataset_store, "d", ArrowSource(rows, "id", "at"), f"k{changed}")
+        found = opened(dataset_store, commit.ref)
+        assert found.between().to_arrow().equals(rows)
+        found.verify()
+    twin = rows.slice(179, 1).set_column(0, "id", pa.array([10_000]))  # as late as the newest
+    rows = pa.concat_tables([rows, twin])
+    found = opened(
+        dataset_store, append(dataset_store, "d", ArrowSource(rows, "id", "at"), "t").ref
+    )
+    assert found.between().to_arrow().equals(rows)
+    found.verify()
 
 
 def test_an_old_version_stays_what_it_was(dataset_store, weeks, append):
@@ -373,3 +407,36 @@ def test_a_store_that_does_not_answer_is_unavailable(append):
         store.latest("d")
     assert "hidden-secret" not in str(caught.value)
     assert "hidden" not in repr(store)
+
+
+def test_a_dataset_deleted_outside_is_named(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source(0, 3))
+    table = opened(dataset_store, "d@1")
+    shutil.rmtree(Path(dataset_store.root, "d"))
+    with pytest.raises(DatasetNotFoundError, match=r"no dataset d@1 below .*: no such dataset"):
+        opened(dataset_store, "d@1")
+    with pytest.raises(RejectedError, match=r"rows of d@1 cannot be read back.*from a backup"):
+        table.between().to_arrow()
+    assert dataset_store.latest("d") is None
+
+
+def test_a_commit_whose_sidecar_was_deleted_is_named(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source(0, 3))
+    shutil.rmtree(Path(dataset_store.root, "d", "_mlops"))
+    with pytest.raises(RejectedError, match=r"_mlops/.* of .*/d.* is gone: bring it back"):
+        opened(dataset_store, "d@1")
+
+
+def test_a_version_opens_as_frame_and_as_relation(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source())
+    part = opened(dataset_store, "d@1").between(MONDAY + WEEK, MONDAY + 2 * WEEK)
+    frame = part.to_pandas(["id", "x"])
+    assert list(frame.columns) == ["id", "x"]
+    assert frame["id"].tolist() == list(range(168, 336))
+    with duckdb.connect() as connection:
+        relation = part.to_duckdb(connection)
+        assert relation.aggregate("count(*), min(id), max(id)").fetchall() == [(168, 168, 335)]
+        rows = opened(dataset_store, "d@1").between().to_duckdb(connection)
+        assert rows.filter("kind = 'a'").aggregate("count(*)").fetchall()[0][0] == (
+            weeks.rows["kind"].to_pylist().count("a")
+        )

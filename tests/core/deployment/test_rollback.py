@@ -29,7 +29,7 @@ def test_a_version_that_can_serve_names_all_that_goes_back_with_it(
     assert (plan.champion, plan.target) == (str(two), str(one))
     assert plan.parts["data"] == f"{model}@1"
     assert plan.parts["features"].startswith(f"{model}.features@fs-")
-    assert statuses(plan) == dict.fromkeys(("files", "answers", "rows of today"), "ok")
+    assert statuses(plan) == dict.fromkeys(("files", "features", "answers", "rows of today"), "ok")
     assert registry.champion(model) == two  # it only looked
     entry = roll_back(registry, dataset_store, model, ask("back", "bad week"))
     assert (registry.champion(model), entry.reason) == (one, "bad week")
@@ -67,7 +67,12 @@ def test_rows_of_today_that_do_not_fit_stop_it(
         window=dataset_store.open(dataset_store.latest(model)).window,
     )  # fmt: skip
     plan = plan_rollback(registry, other, model)
-    assert statuses(plan) == {"files": "ok", "answers": "failed", "rows of today": "failed"}
+    assert statuses(plan) == {
+        "files": "ok",
+        "features": "failed",
+        "answers": "failed",
+        "rows of today": "failed",
+    }
     with pytest.raises(RejectedError, match=r"'y' missing.*no earlier champion can; or insist"):
         roll_back(registry, other, model, ask("back"))
     entry = roll_back(registry, other, model, ask("insist"), force=True)
@@ -81,7 +86,9 @@ def test_old_rows_that_are_gone_leave_it_uncertain_and_possible(
     one, _ = trained_champions(2)
     empty = DatasetStore(str(tmp_path / "empty"))
     plan = plan_rollback(registry, empty, model)
-    assert statuses(plan) == {"files": "ok", "answers": "uncertain", "rows of today": "uncertain"}
+    assert statuses(plan) == {"files": "ok"} | dict.fromkeys(
+        ("features", "answers", "rows of today"), "uncertain"
+    )
     roll_back(registry, empty, model, ask("back"))
     assert registry.champion(model) == one
 
@@ -92,7 +99,9 @@ def test_a_dataset_store_that_is_down_does_not_hold_up_a_rollback(
     one, _ = trained_champions(2)
     store = DatasetStore("s3://away", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", **S3})
     plan = plan_rollback(registry, store, model)
-    assert statuses(plan) == {"files": "ok", "answers": "uncertain", "rows of today": "uncertain"}
+    assert statuses(plan) == {"files": "ok"} | dict.fromkeys(
+        ("features", "answers", "rows of today"), "uncertain"
+    )
     roll_back(registry, store, model, ask("back"))
     assert registry.champion(model) == one
 
@@ -107,8 +116,40 @@ def test_answers_that_moved_are_found(registry, dataset_store, trained_champions
     other = DatasetStore(dataset_store.root + "3")
     append(other, model, ArrowSource(changed, "id", "at"))
     plan = plan_rollback(registry, other, model)
-    assert statuses(plan)["answers"] == "failed"
+    assert statuses(plan)["answers"] == statuses(plan)["features"] == "failed"
     assert "200 answers moved by up to" in str(plan)
+
+
+SHIFTED = """
+    import os
+
+    def build(rows):
+        shift = float(os.environ.get("MLOPS_TEST_SHIFT", "0"))
+        return rows[["y"]].assign(other=rows["x"] + shift)
+"""
+OF_Y = """
+    from sklearn.tree import DecisionTreeClassifier
+
+    def fit(X, y, *, seed, **params):
+        return DecisionTreeClassifier(max_depth=1, random_state=seed).fit(X, y)
+"""
+
+
+def test_features_that_are_others_here_stop_it_though_the_code_is_the_same(
+    registry, dataset_store, trained_champions, model, ask, monkeypatch
+):
+    one, two = trained_champions(2, features=SHIFTED, train=OF_Y)
+    monkeypatch.setenv("MLOPS_TEST_SHIFT", "0.25")
+    plan = plan_rollback(registry, dataset_store, model)
+    assert statuses(plan) == {
+        "files": "ok",
+        "features": "failed",
+        "answers": "ok",  # the tree looks at y only
+        "rows of today": "ok",
+    }
+    with pytest.raises(RejectedError, match=f"{one} cannot serve: features: 'other' differ on 200"):
+        roll_back(registry, dataset_store, model, ask("back"))
+    assert registry.champion(model) == two
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.evaluation.comparison import Comparison
 from airflow_mlops.core.evaluation.gate import Check, Evaluation, Verdict, judge
 from airflow_mlops.core.evaluation.metrics import Estimate
+from airflow_mlops.core.training.agreement import ServingCheck
 from airflow_mlops.policy import AtLeast, AtMost, Better, Loads, NotWorse
 
 
@@ -65,6 +66,23 @@ def test_what_the_probe_has_shown_need_not_be_shown_again():
     unsure = found(-0.001, 0.1, burden="better")
     assert status(NotWorse(), unsure) == "passed"
     assert status(NotWorse(), found(0.001, 0.1, burden="better")) == "uncertain"
+
+
+def test_loads_wants_the_features_and_answers_of_training():
+    fine, bad, open_ = (
+        ServingCheck(*c)
+        for c in (
+            ("answers", "ok", "200 answers are what they were"),
+            ("features", "failed", "'wave' differ"),
+            ("features", "uncertain", "rows are gone"),
+        )
+    )
+    assert status(Loads(), found(checks=(fine,))) == "passed"
+    assert status(Loads(), found(checks=(fine, open_))) == "uncertain"
+    verdict = judge([Loads()], found(checks=(fine, bad, open_)))
+    assert verdict.status == "failed"
+    assert "m@2: features: 'wave' differ" in verdict.reason
+    assert status(Loads(), found(load_ms=501.0, checks=(fine, open_))) == "failed"
 
 
 def test_an_uncertain_verdict_says_how_many_labels_would_settle_it():
