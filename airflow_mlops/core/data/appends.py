@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Commit, Sidecar, sidecar_name
 from airflow_mlops.core.data.contract import schema_breaks
-from airflow_mlops.core.data.profile import ColumnProfile, Profile
+from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.snapshots import Flow, Request, Target
 from airflow_mlops.core.data.sources import Source
 from airflow_mlops.core.data.version_log import Change, VersionLog, properties_of, schema_of
@@ -97,7 +96,7 @@ class Append:
             schema,
             sidecar_name(self.request.app_key),
             partial(self.log.write_file, table),
-            self._centres(table, before),
+            Profile.around(before.centres if before else {}),
             adopted,
         )
 
@@ -130,18 +129,6 @@ class Append:
                 text = "%s: no column %r to adopt at the source yet; it has %s"
                 _log.warning(text, asked.name, name, has)
         return [name for name in extra if name in asked.adopt]
-
-    def _centres(self, table: "DeltaTable", before: Sidecar | None) -> Profile | None:
-        """Return the centres of the dataset's profiles: all of them have to add up."""
-        if before is None:
-            return None
-        firsts = {w.contract: w for w in reversed(before.windows)}
-        columns: dict[str, ColumnProfile] = {}
-        for _, first in sorted(firsts.items()):  # later contracts have more columns
-            data = self.log.read_file(table, first.owner)
-            found = profiles.from_bytes(data, [first.index])[first.index]
-            columns = {**found.columns, **columns}
-        return Profile(columns)
 
 
 def _schema_mode(before: Sidecar | None, target: Target) -> Literal["merge", "overwrite"] | None:

@@ -90,6 +90,7 @@ class Sidecar:
     :param sequence: number of the commit; two commits of one number conflict.
     :param windows: every window of the version.
     :param adopted: column that came later -> contract version since which it is there.
+    :param centres: column -> around which value its profiles count; all of them have to add up.
     :param forgotten: a mark for each time that rows of this version were forgotten on request.
     """
 
@@ -101,6 +102,7 @@ class Sidecar:
     sequence: int
     windows: tuple[WindowStats, ...]
     adopted: Mapping[str, int] = field(default_factory=dict)
+    centres: Mapping[str, Any] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
 
     @property

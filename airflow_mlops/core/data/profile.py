@@ -167,6 +167,25 @@ class Profile:
         """Number of rows."""
         return next((c.rows for c in self.columns.values()), 0)
 
+    def centres(self) -> dict[str, Any]:
+        """Return what profiles have to share to add up, in plain JSON types."""
+        return {
+            name: [c.centre, c.scale, c.times] if isinstance(c, NumericProfile) else None
+            for name, c in self.columns.items()
+        }
+
+    @classmethod
+    def around(cls, centres: Mapping[str, Any]) -> Self:
+        """Return an empty profile around :meth:`centres`, for others to be made like it."""
+        columns: dict[str, ColumnProfile] = {}
+        for name, found in centres.items():
+            if found is None:
+                columns[name] = CategoryProfile()
+            else:
+                centre, scale, times = found
+                columns[name] = NumericProfile(centre, scale, times=times)
+        return cls(columns)
+
     def merge(self, other: Self, sign: int = 1) -> Self:
         """Add another profile of the same table (``sign=1``), or take it away (``-1``)."""
         found: dict[str, ColumnProfile] = dict(self.columns)

@@ -65,7 +65,7 @@ class Target:
     :param schema: columns and types of the dataset.
     :param sidecar: path of the sidecar, below the table.
     :param write_file: writes a file below the table.
-    :param like: profile whose centres the dataset's profiles share; ``None``: there is none yet.
+    :param like: profile whose centres the dataset's profiles share; new columns are not in it.
     :param adopted: columns that came later -> contract version since which they are there.
     """
 
@@ -73,7 +73,7 @@ class Target:
     schema: pa.Schema
     sidecar: str
     write_file: Callable[[str, bytes], None]
-    like: Profile | None
+    like: Profile
     adopted: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -99,7 +99,7 @@ class Flow:
         self._known = {w.index: w for w in before.windows} if before else {}
         self._origin = datetime.fromisoformat(before.origin_time) if before else None
         self._watermark = before.commit.watermark if before else ""
-        self._like = target.like or Profile()
+        self._like = target.like
         self._builder = ProfileBuilder(self._like)
         self._done: dict[int, WindowStats] = {}
         self._profiles: dict[int, Profile] = {}
@@ -151,7 +151,8 @@ class Flow:
             )
         if self._first is _EPOCH:
             self._first = first
-            self._like = Profile({**centres(batch).columns, **self._like.columns})
+            new = batch.select([n for n in batch.schema.names if n not in self._like.columns])
+            self._like = Profile({**self._like.columns, **centres(new).columns})
             self._builder = ProfileBuilder(self._like)
         self._last = last
         microsecond = timedelta(microseconds=1)
@@ -285,7 +286,8 @@ class Flow:
             key=request.key,
             sequence=self.sequence,
             windows=windows,
-            adopted=self._target.adopted,
+            adopted=target.adopted,
+            centres=self._like.centres(),
         )
         data = profiles.to_bytes(self._profiles)
         with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its own threads may not write
