@@ -179,7 +179,7 @@ class VersionLog(TableFiles):
                 rows,
                 commit_properties=properties,
                 writer_properties=WriterProperties(
-                    compression="ZSTD", max_row_group_size=_ROW_GROUP
+                    compression="SNAPPY", max_row_group_size=_ROW_GROUP
                 ),
                 **how,
             )
