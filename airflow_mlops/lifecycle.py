@@ -19,6 +19,7 @@ from airflow_mlops.core.refs import check_name, plain_params
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
+    MaterializeFeaturesOperator,
     SelectRowsOperator,
     SnapshotTableOperator,
 )
@@ -51,6 +52,7 @@ from airflow_mlops.policy import (
     Probe,
     Regret,
     Retrain,
+    Sql,
     Table,
     Trigger,
     Window,
@@ -72,6 +74,7 @@ class Lifecycle:
     :param name: name of the model; lower case letters, digits, underscores.
     :param data: where rows and labels come from.
     :param select: which rows to learn from.
+    :param sql: SQL that makes the rows to learn from and to score; none: those of ``data``.
     :param features: ``module:function`` of ``build(rows, **params) -> frame``.
     :param feature_params: parameters of ``build``, such as ``{"lags": 3}``; plain JSON types.
     :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator``.
@@ -86,8 +89,7 @@ class Lifecycle:
     :param gates: conditions a candidate has to meet.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
     :param schedule: schedule of the monitor Dag.
-    :param notify: notifiers, called when a Dag of this model fails and when a candidate waits for
-        its approval: a person has to look.
+    :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
     :param tags: tags of the Dags, beside ``mlops`` and the name.
     :param retries: tries after the first one, for errors that may pass.
     """
@@ -98,6 +100,7 @@ class Lifecycle:
     features: str
     train: str
     approve: Approval
+    sql: Sql | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     feature_params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -134,6 +137,11 @@ class Lifecycle:
     def policy(self) -> Retrain:
         """When to retrain, as one word."""
         return Retrain(tuple(self.retrain), self.cooldown, self.budget)
+
+    @property
+    def raw(self) -> str:
+        """Name of the dataset of rows as they arrive: the model's own, unless SQL makes those."""
+        return self.name if self.sql is None else f"{self.name}.raw"
 
     @property
     def labels(self) -> str:
@@ -198,22 +206,17 @@ def _monitor(life: Lifecycle) -> DAG:
 
 def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
     """Version rows and labels; return what the two tasks will return."""
-    table = life.data
-    shared = {
-        "key": table.key,
-        "time": table.time,
-        "window": life.select.step,
-        "lateness": table.lateness,
-        "warehouse_conn_id": table.conn_id,
-        **common,
-    }
+    table, raw = life.data, life.raw
+    shared = {"key": table.key, "time": table.time, "window": life.select.step, **common}
+    shared |= {"lateness": table.lateness}
     rows = SnapshotTableOperator(
-        task_id="snapshot",
+        task_id="snapshot" if raw == life.name else "raw",
         table=table.table,
-        dataset=life.name,
+        dataset=raw,
         columns=table.columns,
         adopt=table.adopt,
-        outlets=[life.asset("data")],
+        outlets=[life.asset("data")] if raw == life.name else [],
+        warehouse_conn_id=table.conn_id,
         **shared,
     )
     labels = SnapshotTableOperator(
@@ -221,11 +224,25 @@ def _snapshots(life: Lifecycle, common: Mapping[str, Any]) -> tuple[Any, Any]:
         table=table.labels,
         dataset=life.labels,
         columns=(table.key, table.time, table.label),
-        windows_of=life.name,
+        windows_of=raw,
+        warehouse_conn_id=table.conn_id,
         **shared,
     )
     rows >> labels
-    return rows.output, labels.output
+    if life.sql is None:
+        return rows.output, labels.output
+    made = MaterializeFeaturesOperator(
+        task_id="snapshot",
+        sql=life.sql.select,
+        inputs={"rows": raw, "labels": life.labels, **life.sql.inputs},
+        known_after={"labels": "1s", **life.sql.known_after},  # no row knows its own label
+        dataset=life.name,
+        windows_of=raw,
+        outlets=[life.asset("data")],
+        **shared,
+    )
+    labels >> made
+    return made.output, labels.output
 
 
 def _train(life: Lifecycle) -> DAG:

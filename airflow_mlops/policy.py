@@ -7,7 +7,7 @@ an import error of the Dag file and not a failed task at night.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -111,6 +111,30 @@ class Table(Word):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 msg = f"Table {name} is {value!r}; it has to be a name"
+                raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Sql(Word):
+    """
+    Features by SQL, with what was known at the time of each row; computed once, as a dataset.
+
+    :param select: one ``select`` of DuckDB over ``rows``, ``labels`` and ``inputs``, which makes
+        key and time of the rows, too. If a row sees the future, it is refused.
+    :param inputs: further names in it -> dataset.
+    :param known_after: name in it -> how long after its own time a row of it is known, such as
+        ``{"labels": "7d"}``.
+    """
+
+    select: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    known_after: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, text in self.known_after.items():
+            duration(text)
+            if name not in (names := ("rows", "labels", *self.inputs)):
+                msg = f"Sql known_after {name!r} is no input; there are {', '.join(names)}"
                 raise ValueError(msg)
 
 

@@ -31,6 +31,7 @@ with DAG("example_features", schedule=None, catchup=False, max_active_runs=1, ta
         task_id="known",
         sql=SQL,
         inputs={"market": ROWS, "labels": f"{ROWS}.labels"},
+        known_after={"labels": "7d"},
         dataset=KNOWN,
         windows_of=ROWS,
         **shared,

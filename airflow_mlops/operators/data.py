@@ -162,6 +162,8 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
 
     :param sql: the statement; ``*.sql`` is read from that file (templated).
     :param inputs: name in the SQL -> dataset, the newest version, or ``name@version`` (templated).
+    :param known_after: input -> how long after its own time a row of it is known, such as
+        ``{"labels": "7d"}``; a row that sees it earlier sees the future.
     :param dataset: name of the dataset to append to (templated).
     :param key: column of the result that names a row.
     :param time: timestamp column of the result by which rows arrive.
@@ -175,10 +177,18 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
     template_ext = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
 
-    def __init__(self, *, sql: str, inputs: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sql: str,
+        inputs: Mapping[str, str],
+        known_after: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.sql = sql
         self.inputs = inputs
+        self.known_after = known_after
 
     def source(self) -> tuple["Source", str]:
         """Open the newest versions of the inputs."""
@@ -187,7 +197,8 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
         store = self.datasets()
         tables = {name: store.open(store.find(ref)) for name, ref in self.inputs.items()}
         origin = ", ".join(f"{name}={table.ref}" for name, table in tables.items())
-        return SqlSource(self.sql, tables, self.key, self.time), f"sql:{origin}"
+        known = {name: duration(text) for name, text in (self.known_after or {}).items()}
+        return SqlSource(self.sql, tables, self.key, self.time, known), f"sql:{origin}"
 
 
 class RestoreDatasetOperator(MlopsOperator):

@@ -19,6 +19,7 @@ from airflow_mlops.policy import (
     Probe,
     Regret,
     Retrain,
+    Sql,
     Table,
     Trigger,
     Window,
@@ -28,6 +29,7 @@ from airflow_mlops.policy import (
 
 WORDS = (
     Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x")),
+    Sql("select * from rows", {"weather": "w"}, {"labels": "7d"}),
     Window("182d", "7d"),
     Probe("log_loss", 0.1, 0.01, 60),
     Regret(1.0),
@@ -109,3 +111,10 @@ def test_a_trigger_is_found_by_its_kind():
     policy = Retrain((Growth(2.0), OnRequest()))
     assert policy.trigger(Growth) == Growth(2.0)
     assert policy.trigger(Probe) is None
+
+
+def test_what_is_known_later_has_to_be_an_input():
+    with pytest.raises(ValueError, match="known_after 'lables' is no input; there are rows, lab"):
+        Sql("select * from rows", known_after={"lables": "7d"})
+    with pytest.raises(ValueError, match="not a duration: 'soon'"):
+        Sql("select * from rows", known_after={"labels": "soon"})

@@ -39,6 +39,24 @@ class TestDags:
         }
         assert [d.dag_id for d in dags.values()] == [f"churn__{s}" for s in TASKS]
 
+    def test_sql_makes_the_rows_that_all_others_read(self, policy):
+        sql = words.Sql("select * from rows", {"weather": "weather"}, {"labels": "7d"})
+        monitor = by_stage(Lifecycle(**policy(sql=sql)))["monitor"]
+        raw, labels, made = (monitor.get_task(t) for t in ("raw", "labels", "snapshot"))
+        assert (raw.dataset, labels.windows_of, made.windows_of) == ("churn.raw",) * 3
+        assert (made.dataset, made.sql) == ("churn", "select * from rows")
+        assert made.inputs == {"rows": "churn.raw", "labels": "churn.labels", "weather": "weather"}
+        assert made.known_after == {"labels": "7d"}
+        assert raw.outlets == []
+        assert [a.uri for a in made.outlets] == ["mlops://churn/data"]
+        assert raw.downstream_task_ids == {"labels"}
+        assert "snapshot" in labels.downstream_task_ids
+        assert len(monitor.tasks) == 10
+        plain = by_stage(Lifecycle(**policy(name="plain")))["monitor"]
+        assert edges(monitor) - {("raw", "labels"), ("labels", "snapshot")} == edges(plain) - {
+            ("snapshot", "labels")
+        }
+
     def test_are_started_by_the_clock_then_by_each_other(self, policy):
         dags = by_stage(Lifecycle(**policy(schedule="@hourly")))
         assert dags["monitor"].timetable.expression == "0 * * * *"
@@ -266,6 +284,7 @@ class TestDagFiles:
             return {n for n in names if n.endswith("Operator")}
 
         by_hand = operators(ROOT / "dags" / "example_operators.py")
+        by_hand |= operators(ROOT / "dags" / "example_features.py")
         assert by_hand - {"RollbackModelOperator"} == operators(
             ROOT / "airflow_mlops" / "lifecycle.py"
         )

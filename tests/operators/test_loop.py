@@ -11,10 +11,12 @@ from airflow_mlops.core.errors import (
     ConfigurationError,
     ContractBrokenError,
     RejectedError,
+    UserCodeError,
 )
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.deployment import PromoteModelOperator
+from airflow_mlops.policy import Sql
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
 
@@ -354,3 +356,40 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observatio
         found.append((list(tick.value("drift")["drifted"]), tick.value("performance")["windows"]))
     assert found == [([], 0), ([], 0), (["5"], 1)]
     assert len(observations.served(market.name)) == 168
+
+
+KNOWN = """
+    select r.id, r."at", r.x, r.y, r.kind,
+           avg(l.up) over (
+             order by r."at" range between interval 1 day preceding and current row
+           ) as ups
+    from rows r
+    asof left join labels l on r."at" >= l."at" + interval 7 days
+"""
+
+
+def test_a_model_lives_on_features_by_sql(market, ledger, observations, dataset_store):
+    sql = Sql(KNOWN, known_after={"labels": "7d"})
+    features = market.module(FEATURES.replace('rows[["x", "y"]]', "rows.fillna(0.5)[['y', 'ups']]"))
+    (monitor, _, _), _ = first_champion(market, sql=sql, features=f"{features}:build")
+    assert ledger.state(market.name).champion == 1
+    market.deliver(5, 6, labels=(4, 5))
+    again = run(monitor)
+    assert again.state == "success"
+    made, raw = (dataset_store.latest(n) for n in (market.name, f"{market.name}.raw"))
+    table = dataset_store.open(made)
+    assert table.rows == dataset_store.open(raw).rows == 6 * 168
+    assert table.schema.names == ["id", "at", "x", "y", "kind", "ups"]
+    assert table.sidecar.commit.origin.startswith(f"sql:rows={raw}, labels={market.name}.labels@")
+    assert len(observations.served(market.name)) == 168  # the week that came after the champion
+
+
+def test_sql_that_shows_a_row_its_own_label_stops_before_anything_is_learnt(market, ledger):
+    own = KNOWN.replace("+ interval 7 days", "")
+    market.deliver(0, 5, labels=(0, 4))
+    done = run(market.lifecycle(sql=Sql(own)).dags[0])
+    assert (done.state, done.states["decide"]) == ("failed", "upstream_failed")
+    assert isinstance(done.error, UserCodeError)
+    assert "see the future" in str(done.error)
+    assert "'ups'" in str(done.error)
+    assert ledger.state(market.name).entries == ()

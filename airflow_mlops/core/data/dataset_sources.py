@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -95,12 +95,15 @@ class SqlSource:
     :param inputs: name in the SQL -> the version it stands for.
     :param key: column of the result that names a row.
     :param time: timestamp column of the result by which rows arrive.
+    :param known_after: input -> how long after its own time a row of it is known; zero if it is not
+        named. Of what becomes known later, such as labels, a join has to leave out that much.
     """
 
     sql: str
     inputs: Mapping[str, Table]
     key: str
     time: str
+    known_after: Mapping[str, timedelta] = field(default_factory=dict)
 
     @property
     def query(self) -> str:
@@ -173,7 +176,7 @@ class SqlSource:
     def _check_no_future(
         self, connection: "duckdb.DuckDBPyConnection", since: datetime | None
     ) -> None:
-        """Take away what comes after a moment: the rows up to it have to stay what they are."""
+        """Take away what is known after a moment: the rows up to it have to stay what they are."""
         time = quoted(self.time)
         ask = f"select unnest(quantile_disc({time}, {list(_CUTS)})) from _result"  # noqa: S608
         cuts = {cut for (cut,) in connection.sql(ask).fetchall() if cut is not None}
@@ -183,9 +186,10 @@ class SqlSource:
             differing = self._differing(connection, moment, since)
             if differing:
                 msg = (
-                    f"rows of the SQL see the future: without the rows after {moment.isoformat()} "
-                    f"those before it differ in {', '.join(map(repr, differing))} (or they depend "
-                    f"on chance). Join with 'asof', and use preceding rows only: "
+                    f"rows of the SQL see the future: without what is known after "
+                    f"{moment.isoformat()} those before it differ in "
+                    f"{', '.join(map(repr, differing))} (or they depend on chance). Join with "
+                    f"'asof', leave out what is not known yet, and use preceding rows only: "
                     f"{_short(self.sql)}"
                 )
                 raise UserCodeError(msg)
@@ -229,8 +233,11 @@ class SqlSource:
                 for f in table.schema
                 if pt.is_timestamp(f.type)
             ]
-            micros = 0 if until is None else (until - _EPOCH) // timedelta(microseconds=1)
-            upto = "" if until is None else f" where epoch_us({quoted(table.time)}) <= {micros}"
+            upto = ""
+            if until is not None:
+                known = until - self.known_after.get(name, timedelta(0))
+                micros = (known - _EPOCH) // timedelta(microseconds=1)
+                upto = f" where epoch_us({quoted(table.time)}) <= {micros}"
             connection.execute(
                 f"create or replace temp view {quoted(name)} as select * replace "  # noqa: S608
                 f"({', '.join(times)}) from {quoted('_' + name)}{upto}"

@@ -20,7 +20,8 @@ class DataInput:
     :param role: ``rows`` or ``labels``.
     :param since: first time that was read, ISO 8601 (inclusive).
     :param until: end, ISO 8601 (exclusive).
-    :param made: who made the version, when, from where: author, created_at, origin, run.
+    :param made: who made the version, when, from where: author, created_at, origin,
+        hash of the query, run.
     :param columns: column -> logical type; empty if unknown.
     """
 
@@ -40,6 +41,7 @@ class DataInput:
             "author": commit.author,
             "created_at": commit.created_at,
             "origin": commit.origin,
+            "query_hash": commit.query_hash,
             "run": commit.run,
         }
         columns = logical_types(table.schema)

@@ -108,6 +108,19 @@ def test_sql_that_sees_the_future_is_refused_with_the_column(tables, sql):
         read(features(tables, sql))
 
 
+LABEL = 'select r.id, r."at", w.temp as up from rows r asof left join weather w on r."at" >= w."at"'
+
+
+def test_what_is_known_later_may_not_be_seen_at_its_own_time(tables):
+    late = {"weather": timedelta(days=2)}
+    assert read(features(tables, LABEL)).num_rows == 5 * 168
+    with pytest.raises(UserCodeError, match=r"see the future: .* differ in 'up'"):
+        read(SqlSource(LABEL, tables, "id", "at", late))
+    honest = LABEL.replace('>= w."at"', '>= w."at" + interval 2 days')
+    found = read(SqlSource(honest, tables, "id", "at", late))
+    assert found["up"].null_count == 48
+
+
 def test_sql_is_named_by_what_it_does(tables):
     same = ASOF.replace("-- the newest report, at least an hour old", "").replace("\n", "   \n")
     assert features(tables).query == features(tables, same).query
