@@ -15,6 +15,11 @@ _FEATURES = re.compile(rf"(?P<name>{_NAME})@(?P<version>fs-[0-9a-f]{{16}})")
 _MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+def is_name(name: str) -> bool:
+    """Say whether ``name`` may name a model or a dataset."""
+    return bool(_MODEL_NAME.fullmatch(name))
+
+
 def check_name(name: str) -> str:
     """
     Return ``name`` if it may name a model or a dataset.
@@ -22,7 +27,7 @@ def check_name(name: str) -> str:
     :raises ConfigurationError: unless it is lower case letters, digits and underscores, starting
         with a letter, at most 63 characters: the length PostgreSQL and file systems agree on.
     """
-    if not _MODEL_NAME.fullmatch(name):
+    if not is_name(name):
         msg = (
             f"not a valid name: {name!r} (lower case letters, digits and underscores, "
             "starting with a letter, at most 63 characters)"

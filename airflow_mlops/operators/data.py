@@ -192,7 +192,7 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
 
     def source(self) -> tuple["Source", str]:
         """Open the newest versions of the inputs."""
-        from airflow_mlops.core.data.dataset_sources import SqlSource
+        from airflow_mlops.core.data.sql_source import SqlSource
 
         store = self.datasets()
         tables = {name: store.open(store.find(ref)) for name, ref in self.inputs.items()}

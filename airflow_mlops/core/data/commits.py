@@ -119,7 +119,8 @@ class Sidecar:
         """Return the start of the window that holds the newest time minus ``lateness``."""
         origin = datetime.fromisoformat(self.origin_time)
         late = datetime.fromisoformat(self.commit.watermark) - lateness
-        return origin + max(0, (late - origin) // self.window) * self.window
+        first = self.windows[0].index  # rows may be older than where windows are counted from
+        return origin + max(first, (late - origin) // self.window) * self.window
 
     def to_json(self) -> str:
         """Write it as JSON text."""

@@ -160,11 +160,12 @@ class DatasetStore:
 
         :param by: who names it.
         :param move: consent to take the name from another version.
-        :raises DatasetNotFoundError: if there is no such version.
+        :raises DatasetNotFoundError: if there is no such version, or its rows were removed.
         :raises ConfigurationError: if ``name`` may not be a tag.
         :raises RejectedError: if another version has it, and it may not be moved.
         """
         table, _ = self._find(ref)
+        Table.refuse_removed(ref, removal_of(self.log, table, ref))
         return write_tag(self.log, table, ref, name, by=by, move=move)
 
     def untag(self, name: str, tag: str) -> None:

@@ -2,15 +2,16 @@
 Forget a person: their rows go from every version that is kept, and all versions stay readable.
 
 Files of rows are written again in place, under their old name and size, so that the log of versions
-stays true; digests and profiles are made anew from the rows that are left. First what is stored
-about the rows, then the rows: a call that was killed is finished by the next one.
+stays true; digests and profiles are made anew from the rows that are left. What is under way is
+written down first, and every step can be done again: a call that was killed is finished by the next
+one of the same keys, and nothing else may change the dataset until then.
 """
 
 import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.data import profile as profiles
-from airflow_mlops.core.data.commits import SIDECARS, Sidecar, WindowStats, total_digest
+from airflow_mlops.core.data.commits import (
+    SIDECARS,
+    Sidecar,
+    WindowStats,
+    sidecar_name,
+    total_digest,
+)
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.profiling import ProfileBuilder
 from airflow_mlops.core.data.removals import removed_versions
-from airflow_mlops.core.data.version_log import META, VersionLog, log_path, schema_of
-from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
-from airflow_mlops.core.refs import DatasetRef, canonical_digest
+from airflow_mlops.core.data.version_log import (
+    META,
+    UNDER_WAY,
+    Change,
+    VersionLog,
+    log_path,
+    properties_of,
+    schema_of,
+)
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    UnavailableError,
+)
+from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-
-FOLDER = f"{SIDECARS}/forgetting"
-"""Where a call that is under way is written down; nothing stays there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,7 @@ class Forgotten:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def find_rows(store: DatasetStore, name: str, keys: Iterable[str]) -> Forgotten:
@@ -65,28 +81,52 @@ def find_rows(store: DatasetStore, name: str, keys: Iterable[str]) -> Forgotten:
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
     """
-    return _Forgetting.of(store, name, keys).found
+    return _Forgetting.of(store, name, keys).found({})
 
 
-def forget(store: DatasetStore, name: str, keys: Iterable[str]) -> Forgotten:
+def forget(
+    store: DatasetStore, name: str, keys: Iterable[str], *, author: str = "", run: str = ""
+) -> Forgotten:
     """
-    Remove the rows of these keys from every version.
+    Remove the rows of these keys from every version; that it was done is a version of its own.
 
-    Correct the source first: the next append would read them again. A reader that is under way may
-    fail and has to be run again.
+    Nothing else may change the dataset meanwhile: an append that is under way has to be tried
+    again, and is refused until this is done. Correct the source first, else the next append reads
+    the rows again. A reader that is under way may fail and has to be run again.
+
+    :param keys: values of the key column, as text.
+    :raises DatasetNotFoundError: if there is no such dataset.
+    :raises ConfigurationError: if a value cannot be a key of it.
+    :raises UnavailableError: if rows of other keys are being forgotten.
+    """
+    work = _Forgetting.of(store, name, keys)
+    log, table = store.log, work.table
+    note = work.begin()
+    if note is None:
+        return work.found({})
+    ident, path = note["id"], f"{UNDER_WAY}/{note['id']}.json"
+    work.lock(ident, author, run)
+    work = _Forgetting.of(store, name, keys)  # whatever landed before the lock is looked through
+    times = work.times(note["files"])
+    log.write_file(table, path, json.dumps({**note, "files": times}).encode())
+    work.correct_sidecars(ident, times)
+    work.rewrite_files(times)
+    work.remove_orphans()
+    log.remove_file(table, path)
+    return work.found(times)
+
+
+def spellings(store: DatasetStore, name: str, keys: Iterable[str]) -> list[str]:
+    """
+    Return the texts that stand for these keys elsewhere, such as in the table of predictions.
 
     :param keys: values of the key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
     """
-    work = _Forgetting.of(store, name, keys)
-    found, log, table = work.found, store.log, work.table
-    ident, path = work.begin()
-    if found.files:
-        work.correct_sidecars(ident)
-        work.rewrite_files()
-    log.remove_file(table, path)
-    return found
+    values, given = _Forgetting.of(store, name, keys).keys, set(keys)
+    written = {str(value) for value in values.to_pylist()}
+    return sorted(given | written | {*values.cast(pa.string()).to_pylist()})
 
 
 @dataclass(frozen=True)
@@ -127,18 +167,21 @@ class _Forgetting:
     def name(self) -> str:
         return DatasetRef.parse(self.newest.commit.ref).name
 
-    @cached_property
-    def times(self) -> Mapping[str, list[datetime]]:
-        """File that has rows to forget -> their times."""
-        found = {}
+    def times(self, known: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """
+        Return the files that hold rows to forget -> the times of these.
+
+        :param known: what an earlier call found: such a file may have been written again since.
+        """
+        found = dict(known)
         columns = [self.newest.key, self.newest.time]
         for path in self.log.list_files(self.table, ""):
-            if path.endswith(".parquet"):
+            if path.endswith(".parquet") and path not in known:
                 with self.log.open_file(self.table, path) as file:
                     rows = pq.ParquetFile(file).read(columns)
                 times = rows[columns[1]].filter(self._is_among(rows)).to_pylist()
                 if times:
-                    found[path] = times
+                    found[path] = [time.isoformat() for time in times]
         return found
 
     @cached_property
@@ -146,41 +189,71 @@ class _Forgetting:
         """Version -> its files."""
         return self.log.files_of(self.table)
 
-    @cached_property
-    def found(self) -> Forgotten:
-        """Where the rows are."""
+    def found(self, known: Mapping[str, list[str]]) -> Forgotten:
+        """Say where the rows are, or were."""
+        times = self.times(known)
         versions = [
             int(entry["version"])
             for entry in self.log.entries(self.table)
-            if META in entry and self.of_version[int(entry["version"])] & {*self.times}
+            if META in entry and self.of_version[int(entry["version"])] & {*times}
         ]
-        moments = sorted({t for times in self.times.values() for t in times})
+        moments = sorted({t for found in times.values() for t in found})
+        rows = sum(map(len, times.values()))
         return Forgotten(
-            self.name,
-            sum(map(len, self.times.values())),
-            tuple(sorted(versions)),
-            tuple(t.isoformat() for t in moments),
-            tuple(sorted(self.times)),
+            self.name, rows, tuple(sorted(versions)), tuple(moments), tuple(sorted(times))
         )
 
-    def begin(self) -> tuple[str, str]:
+    def begin(self) -> dict[str, Any] | None:
         """
-        Write down what is under way, or find it; return its id and the note's path.
+        Write down what is under way, or find it; nothing if there is nothing to forget.
 
-        The id stays in the sidecars, and says nothing about the person.
+        The note names the keys, and goes in the end. Its id stays in the sidecars.
         """
-        asked = canonical_digest([str(key) for key in self.keys.to_pylist()])
-        for path in self.log.list_files(self.table, FOLDER):
-            note = json.loads(self.log.read_file(self.table, path))
-            if note["asked"] == asked:
-                return str(note["id"]), path
-        ident = secrets.token_hex(8)
-        path = f"{FOLDER}/{ident}.json"
-        note = {"id": ident, "asked": asked}
+        asked = [str(key) for key in self.keys.to_pylist()]
+        for path in self.log.list_files(self.table, UNDER_WAY):
+            note: dict[str, Any] = json.loads(self.log.read_file(self.table, path))
+            if note["keys"] == asked:
+                return note
+        self.log.refuse_under_way(self.table)
+        if not self.times({}):
+            return None
+        at, ident = datetime.now(UTC).isoformat(timespec="seconds"), secrets.token_hex(8)
+        note = {"id": ident, "keys": asked, "at": at, "what": "rows are forgotten", "files": {}}
+        path = f"{UNDER_WAY}/{ident}.json"
         self.log.write_file(self.table, path, json.dumps(note).encode())
-        return ident, path
+        try:
+            self.log.refuse_under_way(self.table, mine=ident)
+        except UnavailableError:
+            self.log.remove_file(self.table, path)  # two began at once: neither goes on
+            raise
+        return note
 
-    def correct_sidecars(self, ident: str) -> None:
+    def lock(self, ident: str, author: str, run: str) -> None:
+        """Commit that rows are forgotten: an append that began before conflicts with it."""
+        change = Change(self.name, f"forget:{ident}", "forget", ident)
+
+        def attempt(table: "DeltaTable", before: Sidecar | None) -> bool:
+            if before is None:
+                return False
+            path = sidecar_name(change.app_key)
+            commit = replace(
+                before.commit,
+                ref=str(DatasetRef(self.name, table.version() + 1)),
+                added=0,
+                windows=(),
+                author=author,
+                origin="rows were forgotten on request",
+                run=run,
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            sidecar = replace(before, commit=commit, sequence=before.sequence + 1)
+            self.log.write_file(table, path, sidecar.to_json().encode())
+            self.log.touch(table, properties_of(change, path, sidecar.sequence))
+            return True
+
+        self.log.once(self.table, change, attempt)
+
+    def correct_sidecars(self, ident: str, times: Mapping[str, list[str]]) -> None:
         """Make rows, digests and profiles of every version those of the rows that will be left."""
         gone = removed_versions(self.log, self.table)
         done: dict[tuple[str, int], WindowStats] = {}
@@ -189,16 +262,15 @@ class _Forgetting:
             if META not in entry or version in gone:
                 continue
             sidecar = self.log.sidecar(self.table, entry)
-            if ident in sidecar.forgotten:
-                continue  # by a call that was killed later
-            times = [t for f in self.of_version[version] for t in self.times.get(f, ())]
+            held = [t for file in self.of_version[version] for t in times.get(file, ())]
             corrected = {
                 w.index: self._corrected(w, version, done)
                 for w in sidecar.windows
-                if any(_holds(w, t) for t in times)
+                if any(_holds(w, t) for t in held)
             }
-            sidecar = _with_windows(sidecar, corrected, ident)
-            self.log.write_file(self.table, entry[META], sidecar.to_json().encode())
+            if corrected:
+                sidecar = _with_windows(sidecar, corrected, ident)
+                self.log.write_file(self.table, entry[META], sidecar.to_json().encode())
 
     def _corrected(
         self, window: WindowStats, version: int, done: dict[tuple[str, int], WindowStats]
@@ -220,10 +292,11 @@ class _Forgetting:
             done[place] = replace(window, rows=left.num_rows, digest=digest)
         return done[place]
 
-    def rewrite_files(self) -> None:
+    def rewrite_files(self, times: Mapping[str, list[str]]) -> None:
         """Write the files again without the rows, and what the log says about them."""
+        there = {*self.log.list_files(self.table, "")}
         sizes: dict[str, tuple[int, int]] = {}
-        for path in self.found.files:
+        for path in sorted(there & {*times}):
             data = self.log.read_file(self.table, path)
             found, rows = self._without(data)
             self.log.write_file(self.table, path, _padded(found, len(data)))
@@ -235,6 +308,17 @@ class _Forgetting:
             if lines != text.splitlines():
                 self.log.write_file(self.table, path, "\n".join(lines).encode())
         self.log.renew_checkpoint(self.table)
+
+    def remove_orphans(self) -> None:
+        """Remove what attempts that never landed wrote about rows."""
+        named: set[str] = set()
+        for entry in self.log.entries(self.table):
+            if META in entry:
+                sidecar = self.log.sidecar(self.table, entry)
+                named |= {entry[META], *(w.owner for w in sidecar.windows)}
+        for path in self.log.list_files(self.table, SIDECARS):
+            if path not in named:
+                self.log.remove_file(self.table, path)
 
     def _without(self, data: bytes) -> tuple[bytes, int]:
         """Return a Parquet file without the rows to forget, and how many are left."""
@@ -253,9 +337,9 @@ class _Forgetting:
         return pc.is_in(rows[self.newest.key], value_set=self.keys)
 
 
-def _holds(window: WindowStats, moment: datetime) -> bool:
-    start, end = (datetime.fromisoformat(t) for t in (window.start, window.end))
-    return start <= moment < end
+def _holds(window: WindowStats, moment: str) -> bool:
+    start, time, end = map(datetime.fromisoformat, (window.start, moment, window.end))
+    return start <= time < end
 
 
 def _with_windows(sidecar: Sidecar, corrected: Mapping[int, WindowStats], ident: str) -> Sidecar:
@@ -267,7 +351,8 @@ def _with_windows(sidecar: Sidecar, corrected: Mapping[int, WindowStats], ident:
         digest=str(total_digest(windows)),
         windows=tuple(corrected.get(w.index, w) for w in sidecar.commit.windows),
     )
-    return replace(sidecar, commit=commit, windows=windows, forgotten=(*sidecar.forgotten, ident))
+    forgotten = tuple(dict.fromkeys((*sidecar.forgotten, ident)))
+    return replace(sidecar, commit=commit, windows=windows, forgotten=forgotten)
 
 
 def _padded(data: bytes, size: int) -> bytes:

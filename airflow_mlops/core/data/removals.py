@@ -34,11 +34,12 @@ def removed_versions(log: VersionLog, table: "DeltaTable") -> set[int]:
     return {v for path in files for v in json.loads(log.read_file(table, path))["versions"]}
 
 
-def mark_removed(log: VersionLog, table: "DeltaTable", versions: Iterable[int], why: str) -> None:
-    """Mark versions whose rows are about to go; the same ones twice make one mark."""
+def mark_removed(log: VersionLog, table: "DeltaTable", versions: Iterable[int], why: str) -> str:
+    """Mark versions whose rows are about to go; return the path of the mark."""
     found = sorted(versions)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     path = f"{FOLDER}/{canonical_digest(found)[:24]}.json"
-    if found and path not in log.list_files(table, FOLDER):
+    if found:
         data = json.dumps({"versions": found, "at": at, "why": why})
         log.write_file(table, path, data.encode())
+    return path

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.removals import mark_removed, removed_versions
 from airflow_mlops.core.data.version_log import META
-from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+_RACES = 10
 
 SHORTEST = timedelta(days=1)
 """Whatever is younger stays: a snapshot that is being written has files that no version names."""
@@ -34,7 +40,7 @@ class Removable:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def find_removable(
@@ -71,14 +77,22 @@ def remove(
     :param why: what an error says when somebody asks for a removed version.
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if ``older`` is less than a day.
+    :raises UnavailableError: if others always came first, or rows are being forgotten.
     """
-    table, kept = _kept(store, name, keep, older)
-    found = find_removable(store, name, keep=keep, older=older)
-    if found.files:
-        mark_removed(store.log, table, found.versions, why)
-        newest = store.log.get(name)  # a version may have been restored meanwhile
-        store.log.vacuum(newest, kept, older, apply=True)
-    return found
+    for _ in range(_RACES):
+        found = find_removable(store, name, keep=keep, older=older)
+        table = store.log.get(name)
+        store.log.refuse_under_way(table)
+        if not found.files:
+            return found
+        mark = mark_removed(store.log, table, found.versions, why)
+        if {*_kept(store, name, keep, older)[1]} & {*found.versions}:  # tagged a moment ago
+            store.log.remove_file(table, mark)
+            continue
+        if store.log.vacuumed(name, found.kept, older):
+            return found
+    msg = f"{_RACES} other changes of {name} came first; try again"
+    raise UnavailableError(msg)
 
 
 def _kept(

@@ -6,6 +6,7 @@ or the whole one.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,7 +23,7 @@ from deltalake import (
 )
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-from airflow_mlops.core.data.commits import Commit, Sidecar
+from airflow_mlops.core.data.commits import SIDECARS, Commit, Sidecar
 from airflow_mlops.core.data.sources import quoted
 from airflow_mlops.core.data.table_files import TableFiles
 from airflow_mlops.core.errors import (
@@ -37,6 +38,9 @@ META = "mlops"
 
 APP_KEY = "mlops.app_key"
 """Key of a commit's metadata that names the change it answers."""
+
+UNDER_WAY = f"{SIDECARS}/under_way"
+"""Folder of notes about what is under way and must not be overlapped."""
 
 SEQUENCE = "mlops"
 """Delta application id that every commit counts up: two changes at once cannot both land."""
@@ -61,11 +65,13 @@ class Change:
     :param name: name of the dataset.
     :param app_key: names this change; a retry uses the same one.
     :param what: what it is called in an error, such as ``append``.
+    :param note: its own note in ``UNDER_WAY``; empty if it has none.
     """
 
     name: str
     app_key: str
     what: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,7 @@ class VersionLog(TableFiles):
             # Asked of the handle that is written through: delta-rs compares newer commits only.
             if (table.transaction_version(change.app_key) or 0) >= 1:
                 return self._own(table, change)
+            self.refuse_under_way(table, mine=change.note)
             before = self.newest(table)
             try:
                 written = attempt(table, before)
@@ -139,6 +146,34 @@ class VersionLog(TableFiles):
             return replace(before.commit, added=0, windows=()) if before else None
         msg = f"{_RACES} other changes of {change.name} came first; try the {change.what} again"
         raise UnavailableError(msg)
+
+    def refuse_under_way(self, table: DeltaTable, *, mine: str = "") -> None:
+        """
+        Refuse to change a dataset while something is under way that nothing may overlap.
+
+        :param mine: id of the caller's own note.
+        :raises UnavailableError: if there is a note of somebody else.
+        """
+        for path in self.list_files(table, UNDER_WAY):
+            note = json.loads(self.read_file(table, path))
+            if note["id"] != mine:
+                msg = (
+                    f"{table.table_uri}: {note['what']} since {note['at']}, and nothing else may "
+                    "change it meanwhile; try again later. If that call was killed, run it once "
+                    "more with the same keys: airflow mlops forget"
+                )
+                raise UnavailableError(msg)
+
+    def touch(self, table: DeltaTable, properties: CommitProperties) -> None:
+        """
+        Commit that something happened; no row changes.
+
+        :raises deltalake.exceptions.CommitFailedError: if somebody else committed first.
+        """
+        with self._talking("cannot be written"):
+            table.create_write_transaction(
+                [], "append", table.schema(), commit_properties=properties
+            )
 
     def _own(self, table: DeltaTable, change: Change) -> Commit:
         """Return the commit that carries this change's key."""
@@ -246,18 +281,34 @@ class VersionLog(TableFiles):
         Find, or remove, the files of rows that no version needs.
 
         :param keep: versions whose files stay; those of the newest version always do.
-        :param older: how long ago a file has to be replaced, or written and never committed.
+        :param older: how long ago a file has to be replaced, or written and never committed;
+            full hours count
+        :raises deltalake.exceptions.CommitFailedError: if somebody else committed meanwhile.
         :return: paths below the table, sorted.
         """
+        hours = math.ceil(older / timedelta(hours=1))
         with self._talking("cannot be cleaned up"):
             found = table.vacuum(
-                int(older / timedelta(hours=1)),
+                hours,
                 dry_run=not apply,
                 enforce_retention_duration=False,
                 full=True,
                 keep_versions=sorted(keep),
             )
         return sorted(unquote(path) for path in found)
+
+    def vacuumed(self, name: str, keep: Iterable[int], older: timedelta) -> bool:
+        """
+        Remove what :meth:`vacuum` finds in the newest state; ``False`` if somebody else was faster.
+
+        :param keep: versions whose files stay.
+        :param older: as for :meth:`vacuum`.
+        """
+        try:
+            self.vacuum(self.get(name), keep, older, apply=True)
+        except CommitFailedError:
+            return False
+        return True
 
     def files_of(self, table: DeltaTable) -> dict[int, set[str]]:
         """

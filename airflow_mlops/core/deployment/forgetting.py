@@ -1,18 +1,22 @@
 """Forget a person everywhere: rows, labels and predictions go; who learnt from them is named."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from airflow_mlops.core.data.datasets import DatasetStore
-from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget
+from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget, spellings
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL, ModelVersion
+
+RAW = ".raw"
+"""How a lifecycle names rows as they arrive, if SQL makes those to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +62,22 @@ def find_person(
     """
     Look where rows of these keys are, and who learnt from them; nothing is changed.
 
-    The datasets that models join with this one, such as its labels, are looked through, too.
+    The datasets that models join with this one, such as its labels, are looked through, too, and
+    the rows as they arrived (``NAME.raw``) from which SQL made this one. Others that were computed
+    from it are not: name them as well.
 
     :param name: name of a dataset.
     :param keys: values of its key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
     """
-    versions = [(v, used) for v in _versions(registry) if name in (used := _used(v))]
-    others = sorted({other for _, used in versions for other in used} - {name})
+    versions = list(_learnt_from(registry, name))
+    base = name.removesuffix(RAW)
+    others = {other for _, used in versions for other in used} | {base, f"{base}{RAW}"}
     found = [find_rows(datasets, name, keys)]
-    for other in others:
-        try:
+    for other in sorted(others - {name}):
+        with contextlib.suppress(DatasetNotFoundError):
             found.append(find_rows(datasets, other, keys))
-        except DatasetNotFoundError:
-            continue
     learnt = (v for v, used in versions if any(_learnt(v, used, part) for part in found))
     champions = {registry.champion(model) for model in {v.ref.name for v, _ in versions}}
     models = {str(v.ref): "champion" if v.ref in champions else "not serving" for v in learnt}
@@ -91,7 +96,8 @@ def forget_person(
     """
     Remove what :func:`find_person` finds, and the predictions; put on record that it was done.
 
-    The record says how much and why, not who. A call that was killed is finished by the next one.
+    The record says how much and why, not who. A call that was killed is finished by the next one of
+    the same keys; only the first one's record names all.
 
     :param name: name of a dataset.
     :param keys: values of its key column, as text.
@@ -100,7 +106,7 @@ def forget_person(
     :raises ConfigurationError: if a value cannot be a key of it.
     """
     found = find_person(registry, datasets, name, keys)
-    used = {v.ref.name for v in _versions(registry) if name in _used(v)}
+    used = {version.ref.name for version, _ in _learnt_from(registry, name)}
     for model in sorted(used):
         evidence = {
             "keys": len(set(keys)),
@@ -109,15 +115,23 @@ def forget_person(
         }
         draft = Entry(model, "forget", "", ask.by, ask.reason, evidence=evidence)
         registry.ledger.record(model, ask.key, {"op": "forget"}, lambda _: draft)  # noqa: B023
+    texts = spellings(datasets, name, keys)
     for part in found.datasets:
-        forget(datasets, part.dataset, keys)
-    gone = sum(observations.forget(model, keys) for model in sorted(used))
+        forget(datasets, part.dataset, keys, author=ask.by, run=ask.key)
+    gone = sum(observations.forget(model, texts) for model in sorted(used))
     return Erasure(found.datasets, found.models, gone, done=True)
 
 
-def _versions(registry: ModelRegistry) -> Iterator[ModelVersion]:
-    for model in registry.ledger.models():
-        yield from registry.models.versions(model)
+def _learnt_from(
+    registry: ModelRegistry, name: str
+) -> Iterator[tuple[ModelVersion, dict[str, int]]]:
+    """Yield the model versions that learnt from a dataset, or from what SQL made of it."""
+    asked = {name, name.removesuffix(RAW)}
+    for model in registry.names():
+        for version in registry.models.versions(model):
+            used = _used(version)
+            if asked & {*used}:
+                yield version, used
 
 
 def _used(version: ModelVersion) -> dict[str, int]:

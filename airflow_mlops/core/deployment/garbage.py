@@ -76,22 +76,19 @@ def find_garbage(
     models: dict[str, str] = {}
     kept: dict[str, str] = {}
     rows: dict[str, str] = {}
-    names: set[str] = set()
-    for name in registry.ledger.models():
+    for name in registry.names():
         state = registry.ledger.state(name)
         for version in registry.models.versions(name):
-            used = [version.tags[tag] for tag in (DATA, LABELS) if tag in version.tags]
-            asked = model in (None, name)
-            names |= {DatasetRef.parse(ref).name for ref in used if asked}
-            why = _pin(state, version, since) or ("" if asked else "not asked about")
+            why = "not asked about" if model not in (None, name) else _pin(state, version, since)
             if not why:
                 models[str(version.ref)] = f"registered {version.created_at[:10]}, never champion"
                 continue
             kept[str(version.ref)] = why
-            for ref in used:
-                rows.setdefault(ref, f"model {version.ref} learnt from it")
-        for ref, why in _awaited(state):
-            rows.setdefault(ref, why)
+            for ref in _used(version):
+                rows.setdefault(str(ref), f"model {version.ref} learnt from it")
+        for text, why in _awaited(state):
+            rows.setdefault(text, why)
+    names = _datasets(registry, model)
     found = tuple(_removable(datasets, name, rows, older) for name in sorted(names))
     for part in found:
         for number in part.kept:
@@ -119,7 +116,7 @@ def collect_garbage(
     :raises ConfigurationError: if ``older`` is less than a day.
     """
     found = find_garbage(registry, datasets, model=model, older=older)
-    for name in registry.ledger.models():
+    for name in registry.names():
         for version in registry.models.versions(name):
             why = found.models.get(str(version.ref))
             if why is not None:
@@ -145,6 +142,23 @@ def _pin(state: State, version: ModelVersion, since: datetime) -> str:
     return f"registered {version.created_at[:10]}: young" if young else ""
 
 
+def _used(version: ModelVersion) -> list[DatasetRef]:
+    """Return the dataset versions that a version learnt from."""
+    return [DatasetRef.parse(version.tags[tag]) for tag in (DATA, LABELS) if tag in version.tags]
+
+
+def _datasets(registry: ModelRegistry, model: str | None) -> set[str]:
+    """Return the datasets that versions learnt from, those included that are gone already."""
+    found: set[str] = set()
+    for name in registry.names():
+        if model in (None, name):
+            versions = registry.models.versions(name)
+            found |= {ref.name for version in versions for ref in _used(version)}
+            gone = (e for e in registry.ledger.state(name).entries if e.op == "remove")
+            found |= {dataset for e in gone for dataset in e.evidence.get("datasets", ())}
+    return found
+
+
 def _awaited(state: State) -> Iterator[tuple[str, str]]:
     """Yield dataset versions that the newest decision or request may still need."""
     for entry in (state.last("retrain"), state.last("request")):
@@ -168,7 +182,12 @@ def _removable(
 
 def _record(registry: ModelRegistry, version: ModelVersion, by: str, why: str) -> None:
     ref = version.ref
-    evidence = {"run_id": version.run_id, "recipe": version.recipe, "digest": version.digest}
+    evidence = {
+        "run_id": version.run_id,
+        "recipe": version.recipe,
+        "digest": version.digest,
+        "datasets": sorted({used.name for used in _used(version)}),
+    }
     draft = Entry(ref.name, "remove", "", by, why, ref.version, evidence=evidence)
     key, ask = f"remove:{ref.version}", {"op": "remove", "version": ref.version}
     registry.ledger.record(ref.name, key, ask, lambda _: draft)

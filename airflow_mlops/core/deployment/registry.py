@@ -18,7 +18,7 @@ from airflow_mlops.core.errors import (
     UnavailableError,
 )
 from airflow_mlops.core.ledger import Entry, Ledger, State
-from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.models import ModelStore, ModelVersion
@@ -56,6 +56,10 @@ class ModelRegistry:
 
     models: ModelStore
     ledger: Ledger
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all models on record; what can be no model in MLflow is left out."""
+        return tuple(name for name in self.ledger.models() if is_name(name))
 
     def champion(self, name: str) -> ModelRef | None:
         """Return the champion by the ledger."""

@@ -99,6 +99,7 @@ class Reproduction:
             "moved": self.moved if math.isfinite(self.moved) else None,
             "steps": [asdict(step) for step in self.steps],
             "environment": [asdict(change) for change in self.environment],
+            "forgotten": list(self.forgotten),
         }
 
     def __str__(self) -> str:

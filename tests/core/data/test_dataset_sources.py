@@ -1,12 +1,16 @@
 """Datasets made of datasets: the same rows, or SQL over versions that cannot see the future."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.data.dataset_sources import DatasetSource, SqlSource
+from airflow_mlops.core.data.dataset_sources import DatasetSource
 from airflow_mlops.core.data.sources import ArrowSource
+from airflow_mlops.core.data.sql_source import SqlSource
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef
 
@@ -102,6 +106,12 @@ LEAKS = {
 }
 
 
+LEAKS["the next one of the same moment"] = (
+    'select id, r."at", case when id % 7 > 5 then lead(x) over (order by "at", id) end as leak '
+    "from rows r"
+)
+
+
 @pytest.mark.parametrize("sql", LEAKS.values(), ids=LEAKS.keys())
 def test_sql_that_sees_the_future_is_refused_with_the_column(tables, sql):
     with pytest.raises(UserCodeError, match=r"see the future: .* differ in 'leak'"):
@@ -119,6 +129,90 @@ def test_what_is_known_later_may_not_be_seen_at_its_own_time(tables):
     honest = LABEL.replace('>= w."at"', '>= w."at" + interval 2 days')
     found = read(SqlSource(honest, tables, "id", "at", late))
     assert found["up"].null_count == 48
+
+
+def test_a_leak_among_rows_of_one_moment_is_found(dataset_store, labelled_weeks, append):
+    """Daily batches: 1,000 rows of one time are more than are compared one by one."""
+    n, day = 10_000, timedelta(days=1)
+    at = pa.array([MONDAY + (i // 1000) * day for i in range(n)], pa.timestamp("us", "UTC"))
+    rows = pa.table({"id": list(range(n)), "at": at, "x": [float(i % 977) for i in range(n)]})
+    append(dataset_store, "many", ArrowSource(rows, "id", "at"))
+    table = dataset_store.open(DatasetRef("many", 1))
+    leak = (
+        'select id, "at", case when id % 1000 >= 600 then lead(x) over (partition by id % 1000 '
+        'order by "at") end as leak from many'
+    )
+    with pytest.raises(UserCodeError, match=r"see the future: .* differ in 'leak'"):
+        read(SqlSource(leak, {"many": table}, "id", "at"))
+    honest = leak.replace("lead", "lag")
+    assert read(SqlSource(honest, {"many": table}, "id", "at")).num_rows == n
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_times_are_utc_wherever_it_runs(zone, tmp_path, dataset_store, tables, append):
+    sql = 'select id, timezone(\'UTC\', "at") as "at", x from rows'
+    program = f"""
+import sys
+from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.data.sql_source import SqlSource
+from airflow_mlops.core.refs import DatasetRef
+from datetime import timedelta
+store = DatasetStore({dataset_store.root!r})
+for version in (1, 2):
+    rows = store.open(DatasetRef("rows", version))
+    store.append("made", SqlSource({sql!r}, {{"rows": rows}}, "id", "at"), app_key=str(version),
+        time="at", key="id", window=timedelta(days=7))
+"""
+    more = labelled(dataset_store, append)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "TZ": zone},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = dataset_store.open(DatasetRef("made", 2)).between().to_arrow()
+    assert made.equals(more.select(["id", "at", "x"]))
+
+
+def labelled(dataset_store, append):
+    """A second version of the rows, which ends in the middle of a window."""
+    before = dataset_store.open(DatasetRef("rows", 1)).between().to_arrow()
+    later = before.slice(0, 30).set_column(0, "id", pa.array(range(840, 870)))
+    at = [MONDAY + timedelta(hours=840 + i) for i in range(30)]
+    later = later.set_column(1, "at", pa.array(at, pa.timestamp("us", "UTC")))
+    rows = pa.concat_tables([before, later])
+    append(dataset_store, "rows", ArrowSource(rows, "id", "at"), "more")
+    return rows
+
+
+def test_names_of_inputs_cannot_be_mistaken(tables, dataset_store, append, labelled_weeks):
+    append(dataset_store, "other", labelled_weeks(seed=1).source(0, 2), "o")
+    other = dataset_store.open(DatasetRef("other", 1))
+    for name in ("_rows", "result", "_result", "before", "made", 'a "quoted" one'):
+        sql = 'select id, "at", x from rows'
+        found = read(SqlSource(sql, {"rows": tables["rows"], name: other}, "id", "at"))
+        assert found.num_rows == 5 * 168
+    with pytest.raises(ConfigurationError, match="two inputs of the SQL have one name: rows, ROWS"):
+        features({"rows": tables["rows"], "ROWS": other}).schema()
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ('select x as id, "at" from rows union all from (select x, "at" from rows)', "one row for"),
+        ('select null::bigint as id, "at" from rows', "840 rows without 'id' or 'at'"),
+        ('select id, "at"::date as "at" from rows', r"'at' of the SQL is date32\[day\], it has"),
+    ],
+)
+def test_rows_that_are_none_are_named(tables, sql, says):
+    with pytest.raises(UserCodeError, match=says):
+        read(features(tables, sql))
+
+
+def test_a_semicolon_ends_the_statement(tables):
+    assert read(features(tables, 'select id, "at" from rows;\n')).num_rows == 840
 
 
 def test_sql_is_named_by_what_it_does(tables):

@@ -11,7 +11,12 @@ import pytest
 from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.forgetting import find_rows, forget
 from airflow_mlops.core.data.sources import ArrowSource
-from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.data.version_log import UNDER_WAY
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    UnavailableError,
+)
 from airflow_mlops.core.refs import DatasetRef
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
@@ -100,7 +105,8 @@ def said(path):
 def test_every_version_is_what_it_were_without_the_rows(store):
     found = forget(store, "d", KEYS)
     assert found.rows == 4  # each is in the first file, and in the one that corrects it
-    assert found.versions == (1, 2, 3)
+    assert found.versions == (1, 2, 3, 4)  # that it was done is a version, too
+    assert store.commits("d")[0].origin == "rows were forgotten on request"
     assert_never_there(store)
 
 
@@ -129,7 +135,7 @@ def test_forgetting_twice_finds_nothing_more(store):
 
 
 @pytest.mark.usefixtures("never")
-@pytest.mark.parametrize("write", range(1, 12))
+@pytest.mark.parametrize("write", range(1, 15))
 def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(store, monkeypatch, write):
     log, count = type(store.log), 0
     whole = log.write_file
@@ -148,7 +154,83 @@ def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(store, monkeypat
     forget(store, "d", KEYS)
     assert_never_there(store)
     assert traces(store, "person 500") == []
-    assert store.log.list_files(store.log.find("d"), "_mlops/forgetting") == []
+    log = store.log
+    assert log.list_files(log.find("d"), UNDER_WAY) == []
+    stats = [said(p) for p in Path(store.root, "d", "_delta_log").iterdir() if p.suffix == ".json"]
+    assert not [text for text in stats if "person 500" in text]
+
+
+def test_an_append_that_began_before_reads_again_and_is_refused_until_it_is_done(
+    store, append, monkeypatch
+):
+    """What it copied from the version before would be wrong afterwards."""
+    rows, log = people(6, shift=0.5), type(store.log)
+    whole, refused = log.write, []
+
+    def meanwhile(self, *values, **named):
+        monkeypatch.setattr(log, "write", whole)
+        rewrite = log.renew_checkpoint
+
+        def during(self, table):
+            with pytest.raises(UnavailableError, match=r"rows are forgotten since .* same keys"):
+                append(store, "d", ArrowSource(rows, "who", "at"), "other", key="who")
+            refused.append(True)
+            rewrite(self, table)
+
+        monkeypatch.setattr(log, "renew_checkpoint", during)
+        forget(store, "d", KEYS)
+        monkeypatch.setattr(log, "renew_checkpoint", rewrite)
+        whole(self, *values, **named)
+
+    monkeypatch.setattr(log, "write", meanwhile)
+    rows = without(rows)
+    commit = append(store, "d", ArrowSource(rows, "who", "at"), "later", key="who")
+    assert (commit.ref, refused) == ("d@5", [True])
+    for version in range(1, 6):
+        store.open(DatasetRef("d", version)).verify()
+    assert traces(store, "person 500") == []
+
+
+def test_others_are_not_forgotten_until_a_call_that_was_killed_is_finished(store, monkeypatch):
+    log = type(store.log)
+    whole = log.renew_checkpoint
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "renew_checkpoint", dies)
+    with pytest.raises(KeyboardInterrupt):
+        forget(store, "d", ["person 99"])
+    monkeypatch.setattr(log, "renew_checkpoint", whole)
+    with pytest.raises(UnavailableError, match="rows are forgotten since"):
+        forget(store, "d", ["person 50"])
+    with pytest.raises(UnavailableError, match="rows are forgotten since"):
+        store.restore(DatasetRef("d", 1), app_key="r")
+    forget(store, "d", ["person 99"])
+    forget(store, "d", ["person 50"])
+    for version in range(1, 6):
+        table = store.open(DatasetRef("d", version))
+        table.verify()
+        assert not {"person 50", "person 99"} & {*table.between().to_arrow()["who"].to_pylist()}
+
+
+def test_what_an_attempt_that_never_landed_wrote_goes_too(store, append, monkeypatch):
+    log = type(store.log)
+    whole = log.write
+
+    def dies(self, *values, **named):
+        list(values[1])  # all rows have passed, so the sidecar is written
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "write", dies)
+    rows = people(6, shift=0.5)
+    rows = rows.set_column(0, "who", pa.array([*rows["who"].to_pylist()[:-1], "person 500b"]))
+    with pytest.raises(KeyboardInterrupt):
+        append(store, "d", ArrowSource(rows, "who", "at"), "later", key="who")
+    monkeypatch.setattr(log, "write", whole)
+    assert len(traces(store, "person 500b")) == 1
+    forget(store, "d", ["person 500"])
+    assert traces(store, "person 500b") == []
 
 
 def test_the_dataset_goes_on(store, append):

@@ -126,3 +126,42 @@ def test_versions_of_appends_alone_need_all_their_files(dataset_store, labelled_
     assert (found.versions, found.files) == ((), ())
     with pytest.raises(DatasetNotFoundError, match="no such dataset"):
         find_removable(dataset_store, "e", keep=[], older=DAY)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_tag_given_meanwhile_is_honoured(store, monkeypatch):
+    mark, ref = retention.mark_removed, DatasetRef("d", 1)
+
+    def tagged(*values):
+        monkeypatch.setattr(retention, "mark_removed", mark)
+        store.tag(ref, "paper")
+        return mark(*values)
+
+    monkeypatch.setattr(retention, "mark_removed", tagged)
+    found = remove(store, "d", keep=[], older=NOW, why="test")
+    assert 1 not in found.versions
+    version(store, 1).verify()
+    with pytest.raises(DatasetNotFoundError, match="d@2 are gone"):
+        store.tag(DatasetRef("d", 2), "late")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_append_meanwhile_is_no_trouble(store, append, labelled_weeks, monkeypatch):
+    log = type(store.log)
+    whole = log.vacuumed
+
+    def overlapped(self, *values):
+        monkeypatch.setattr(log, "vacuumed", whole)
+        table = store.log.get("d")
+        append(store, "d", labelled_weeks().source(0, 4), "meanwhile")
+        monkeypatch.setattr(log, "get", lambda self, name: table)
+        try:
+            return whole(self, *values)
+        finally:
+            monkeypatch.undo()
+
+    monkeypatch.setattr(log, "vacuumed", overlapped)
+    assert not log.vacuumed(store.log, "d", (), NOW)
+    monkeypatch.setattr(retention, "SHORTEST", NOW)
+    remove(store, "d", keep=[], older=NOW, why="test")
+    version(store, store.latest("d").version).verify()

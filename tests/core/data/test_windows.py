@@ -98,3 +98,15 @@ def test_a_new_column_at_the_source_is_left_out_and_said(
     renamed = wider.rename_columns(["id", "at", "ex", "y", "kind", "extra"])
     with pytest.raises(ContractBrokenError, match="'x' missing"):
         append(dataset_store, "d", ArrowSource(renamed, "id", "at"), app_key="k3")
+
+
+def test_rows_older_than_where_windows_are_counted_from_are_read_again_too(
+    dataset_store, labelled_weeks, append
+):
+    weeks = labelled_weeks()
+    later = datetime(2024, 1, 22, tzinfo=UTC)  # the fourth week
+    for n, rows in enumerate((100, 300, 600)):
+        part = ArrowSource(weeks.rows.slice(0, rows), "id", "at")
+        commit = append(dataset_store, "d", part, f"k{n}", windows_from=later)
+        assert commit.rows == rows
+    dataset_store.open(DatasetRef.parse(commit.ref)).verify()
