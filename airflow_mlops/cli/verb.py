@@ -51,12 +51,19 @@ def verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
                 print(f"{kind}: {error}", file=sys.stderr)
             unavailable = isinstance(error, UnavailableError)
             sys.exit(2 if isinstance(error, ConfigurationError) else 3 if unavailable else 1)
-        print(json.dumps(found, indent=1, default=str) if args.json else text)
+        _show(json.dumps(found, indent=1, default=str) if args.json else text)
         if found.get("healthy") is False:
             sys.exit(1)
         return 0
 
     return run
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _with_connections(

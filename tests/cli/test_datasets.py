@@ -1,5 +1,8 @@
 """Verbs about datasets, against real stores."""
 
+import os
+import sys
+
 import pytest
 
 from airflow_mlops.core.data import retention
@@ -39,6 +42,16 @@ def test_a_tag_stands_for_a_version_in_every_verb(mlops, two):
         2,
         "DatasetNotFoundError: no tag 'paper' of dataset d; tags: none\n",
     )
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(two, parser, monkeypatch):
+    """``airflow mlops versions d | head -1``: the pipe is closed while it prints."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        args = parser.parse_args(["mlops", "versions", "d"])
+        assert args.func(args) == 0
 
 
 def test_a_version_is_restored(mlops, two):
