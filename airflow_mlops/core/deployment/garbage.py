@@ -13,7 +13,7 @@ from typing import Any
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.retention import Removable, find_removable, remove
 from airflow_mlops.core.deployment.registry import ModelRegistry
-from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError, LedgerLostError
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training.models import DATA, LABELS, ModelVersion
@@ -77,7 +77,7 @@ def find_garbage(
     kept: dict[str, str] = {}
     rows: dict[str, str] = {}
     for name in registry.names():
-        state = registry.ledger.state(name)
+        state = _state(registry, name)
         for version in registry.models.versions(name):
             why = "not asked about" if model not in (None, name) else _pin(state, version, since)
             if not why:
@@ -129,9 +129,19 @@ def collect_garbage(
     return found
 
 
-def _pin(state: State, version: ModelVersion, since: datetime) -> str:
+def _state(registry: ModelRegistry, name: str) -> State | None:
+    """Return what is on record about a model; nothing if its ledger is broken."""
+    try:
+        return registry.ledger.state(name)
+    except LedgerLostError:
+        return None
+
+
+def _pin(state: State | None, version: ModelVersion, since: datetime) -> str:
     """Say why a version stays; empty if it may go."""
     number = version.ref.version
+    if state is None:
+        return "the ledger of its model is broken: airflow mlops doctor"
     if number == state.champion:
         return "champion"
     if number in state.ever:
@@ -154,13 +164,16 @@ def _datasets(registry: ModelRegistry, model: str | None) -> set[str]:
         if model in (None, name):
             versions = registry.models.versions(name)
             found |= {ref.name for version in versions for ref in _used(version)}
-            gone = (e for e in registry.ledger.state(name).entries if e.op == "remove")
+            state = _state(registry, name)
+            gone = (e for e in (state.entries if state else ()) if e.op == "remove")
             found |= {dataset for e in gone for dataset in e.evidence.get("datasets", ())}
     return found
 
 
-def _awaited(state: State) -> Iterator[tuple[str, str]]:
+def _awaited(state: State | None) -> Iterator[tuple[str, str]]:
     """Yield dataset versions that the newest decision or request may still need."""
+    if state is None:
+        return
     for entry in (state.last("retrain"), state.last("request")):
         pins = entry.evidence.get("pins", {}) if entry else {}
         refs = [entry.evidence.get("data"), entry.evidence.get("labels")] if entry else []

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from airflow_mlops.core.data import retention
@@ -128,3 +129,20 @@ def test_what_is_young_stays(registry, dataset_store, story, model):
     assert found.pinned_models[str(lost)].endswith("young")
     with pytest.raises(ConfigurationError, match="always stays"):
         find_garbage(registry, dataset_store, model=model, older=NOW)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_model_whose_ledger_is_broken_keeps_all_and_does_not_stop_the_others(
+    registry, dataset_store, story, model, services
+):
+    (one, _), lost = story
+    with psycopg.connect(services.dsn("mlops"), autocommit=True) as connection:
+        connection.execute("set session_replication_role = replica")
+        connection.execute("alter table mlops.decisions disable trigger no_rewrite")
+        connection.execute("delete from mlops.decisions where model = %s and seq = 1", (model,))
+        connection.execute("alter table mlops.decisions enable always trigger no_rewrite")
+    found = find_garbage(registry, dataset_store, model=model, older=NOW)
+    assert found.models == {}
+    broken = "the ledger of its model is broken: airflow mlops doctor"
+    assert found.pinned_models[str(lost)] == found.pinned_models[str(one)] == broken
+    assert found.pinned_datasets[f"{model}@1"] == f"model {one} learnt from it"
