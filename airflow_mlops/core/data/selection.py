@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.commits import WindowStats
 from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.digest import digest_of
+from airflow_mlops.core.data.keys import has_repeats
 from airflow_mlops.core.data.tables import COMPLETE
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, RejectedError
 from airflow_mlops.core.refs import DatasetRef
@@ -173,7 +174,7 @@ def check_unique(keys: pa.ChunkedArray, key: str, dataset: str) -> None:
     :param dataset: version the rows are of.
     :raises RejectedError: if a key repeats.
     """
-    if pc.count_distinct(keys, mode="all").as_py() == len(keys):
+    if not has_repeats(keys):
         return
     counts = keys.value_counts()
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()

@@ -14,11 +14,13 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, total_digest
 from airflow_mlops.core.data.digest import ContentDigest, digest_of
+from airflow_mlops.core.data.keys import has_repeats
 from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import MlopsError, RejectedError
@@ -32,7 +34,10 @@ _FIRST_MOMENT, _LAST_MOMENT = (
 """Microseconds between which a moment is one; PostgreSQL's infinities lie outside."""
 
 _REMEMBERED_KEYS = 64 << 20
-"""Bytes of keys that are looked through for repeats; of a longer read, the newest ones."""
+"""Bytes of whole numbers as keys that are looked through for repeats, the newest of a long read."""
+
+_REMEMBERED_TEXTS = 16 << 20
+"""The same for other keys, which take more memory to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +249,13 @@ class Flow:
 
     def _remember(self, keys: pa.Array) -> None:
         self._keys.append(keys.take(np.arange(len(keys))))  # a slice would hold its whole batch
-        while len(self._keys) > 1 and sum(k.nbytes for k in self._keys) > _REMEMBERED_KEYS:
+        room = _REMEMBERED_KEYS if pt.is_integer(keys.type) else _REMEMBERED_TEXTS
+        while len(self._keys) > 1 and sum(k.nbytes for k in self._keys) > room:
             self._keys.pop(0)
 
     def _check_keys(self) -> None:
         keys = pa.chunked_array(self._keys)
-        if pc.count_distinct(keys).as_py() == len(keys):
+        if not has_repeats(keys):
             return
         counts = keys.value_counts().to_pylist()
         twice = [str(c["values"]) for c in counts if c["counts"] > 1]
