@@ -286,7 +286,7 @@ class TestDagFiles:
         by_hand = operators(ROOT / "dags" / "example_operators.py")
         by_hand |= operators(ROOT / "dags" / "example_features.py")
         assert by_hand - {"RollbackModelOperator"} == operators(
-            ROOT / "airflow_mlops" / "lifecycle.py"
+            ROOT / "airflow_mlops" / "lifecycle" / "dags.py"
         )
 
     def test_the_loop_wired_by_hand_has_the_same_shape(self, policy):

@@ -1,0 +1,237 @@
+"""From a declaration to its Dags, a pure function: nothing is read or asked meanwhile."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, BaseNotifier
+
+from airflow_mlops.operators.approval import ApproveModelOperator
+from airflow_mlops.operators.data import (
+    CheckContractOperator,
+    MaterializeFeaturesOperator,
+    SelectRowsOperator,
+    SnapshotTableOperator,
+)
+from airflow_mlops.operators.deployment import (
+    PromoteModelOperator,
+    ScoreBatchOperator,
+    SmokeTestModelOperator,
+    SubmitCandidateOperator,
+)
+from airflow_mlops.operators.evaluation import (
+    EvaluateModelOperator,
+    JudgeCandidateOperator,
+    RetryRoundOperator,
+)
+from airflow_mlops.operators.housekeeping import HousekeepOperator
+from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
+from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
+from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+
+if TYPE_CHECKING:
+    from airflow_mlops.lifecycle.declaration import Lifecycle
+
+RETRY_DELAY = timedelta(seconds=30)
+"""Airflow's own five minutes are long for a server that restarts."""
+
+
+def build(life: "Lifecycle") -> tuple[DAG, DAG, DAG]:
+    """Turn a policy into its three Dags."""
+    return _monitor(life), _train(life), _rollout(life)
+
+
+def _monitor(life: "Lifecycle") -> DAG:
+    """New rows -> versioned, checked, scored, watched -> one decision."""
+    common = _common(life)
+    with _dag(life, "monitor", life.schedule) as dag:
+        rows, labels = _snapshots(life, common)
+        contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
+        score = ScoreBatchOperator(
+            task_id="score",
+            snapshot=rows,
+            inlets=[life.asset("data"), life.asset("champion")],
+            **common,
+        )
+        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
+        performance = MeasurePerformanceOperator(
+            task_id="performance",
+            snapshot=rows,
+            labels=labels,
+            label_column=life.data.label,
+            metric=life.metric,
+            **common,
+        )
+        decide = DecideRetrainOperator(
+            task_id="decide",
+            snapshot=rows,
+            labels=labels,
+            contract=contract.output,
+            policy=life.policy.to_dict(),
+            metric=life.metric,
+            trigger_rule="none_failed",
+            **common,
+        )
+        request = RequestTrainingOperator(
+            task_id="request",
+            decision=decide.output,
+            inlets=[life.asset("data")],
+            outlets=[life.asset("request")],
+            **common,
+        )
+        contract >> score >> performance >> decide >> request
+        contract >> drift >> decide
+        HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
+    return dag
+
+
+def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Version rows and labels; return what the two tasks will return."""
+    table, raw = life.data, life.raw
+    shared = {"key": table.key, "time": table.time, "window": life.select.step, **common}
+    shared |= {"lateness": table.lateness}
+    rows = SnapshotTableOperator(
+        task_id="snapshot" if raw == life.name else "raw",
+        table=table.table,
+        dataset=raw,
+        columns=table.columns,
+        adopt=table.adopt,
+        outlets=[life.asset("data")] if raw == life.name else [],
+        warehouse_conn_id=table.conn_id,
+        **shared,
+    )
+    labels = SnapshotTableOperator(
+        task_id="labels",
+        table=table.labels,
+        dataset=life.labels,
+        columns=(table.key, table.time, table.label),
+        windows_of=raw,
+        warehouse_conn_id=table.conn_id,
+        **shared,
+    )
+    rows >> labels
+    if life.sql is None:
+        return rows.output, labels.output
+    made = MaterializeFeaturesOperator(
+        task_id="snapshot",
+        sql=life.sql.select,
+        inputs={"rows": raw, "labels": life.labels, **life.sql.inputs},
+        known_after={"labels": "1s", **life.sql.known_after},  # no row knows its own label
+        dataset=life.name,
+        windows_of=raw,
+        outlets=[life.asset("data")],
+        **shared,
+    )
+    labels >> made
+    return made.output, labels.output
+
+
+def _train(life: "Lifecycle") -> DAG:
+    """A decision -> rows, features, model -> judged -> submitted, or another round."""
+    common = _common(life)
+    with _dag(life, "train", [life.asset("request")]) as dag:
+        select = SelectRowsOperator(
+            task_id="select", label_column=life.data.label, span=life.select.span, **common
+        )
+        features = ArchiveFeaturesOperator(
+            task_id="features",
+            features=life.features,
+            feature_params=dict(life.feature_params),
+            selection=select.output,
+            **common,
+        )
+        train = TrainModelOperator(
+            task_id="train",
+            features=life.features,
+            feature_set=features.output,
+            train=life.train,
+            selection=select.output,
+            metric=life.metric,
+            train_params=dict(life.params),
+            seed=life.seed,
+            inlets=[life.asset("data"), life.asset("request")],
+            **common,
+        )
+        _judge(life, train.output, {"selection": select.output, **common})
+    return dag
+
+
+def _judge(life: "Lifecycle", trained: Any, common: Mapping[str, Any]) -> None:
+    """Measure and judge what was trained; submit it, or go back."""
+    evaluate = EvaluateModelOperator(
+        task_id="evaluate", trained=trained, metric=life.metric, **common
+    )
+    gate = JudgeCandidateOperator(
+        task_id="gate",
+        evaluation=evaluate.output,
+        gates=[gate.to_dict() for gate in life.gates],
+        **common,
+    )
+    SubmitCandidateOperator(
+        task_id="submit",
+        evaluation=evaluate.output,
+        verdict=gate.output,
+        inlets=[life.asset("data"), life.asset("request")],
+        outlets=[life.asset("candidate")],
+        **common,
+    )
+    RetryRoundOperator(
+        task_id="another_round",
+        verdict=gate.output,
+        rounds=life.rounds,
+        outlets=[life.asset("request")],
+        **common,
+    )
+
+
+def _rollout(life: "Lifecycle") -> DAG:
+    """A candidate -> tried, approved by people -> champion."""
+    common = _common(life)
+    with _dag(life, "rollout", [life.asset("candidate")]) as dag:
+        smoke = SmokeTestModelOperator(task_id="smoke", data=life.name, **common)
+        approve = ApproveModelOperator(
+            task_id="approve",
+            model=life.name,
+            smoke=smoke.output,
+            by=life.approve.by,
+            notifiers=[n for n in life.notify if isinstance(n, BaseNotifier)],
+            within=life.approve.within,
+        )
+        PromoteModelOperator(
+            task_id="promote",
+            smoke=smoke.output,
+            answer=approve.output,
+            inlets=[life.asset("candidate")],
+            outlets=[life.asset("champion")],
+            **common,
+        )
+    return dag
+
+
+def _dag(life: "Lifecycle", stage: str, schedule: Any) -> DAG:
+    return DAG(
+        f"{life.name}__{stage}",
+        schedule=schedule,
+        start_date=datetime(2020, 1, 1),  # noqa: DTZ001  (Airflow's default time zone applies)
+        catchup=False,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        default_args={
+            "retries": life.retries,
+            "retry_delay": RETRY_DELAY,
+            "owner": life.name,
+        },
+        on_failure_callback=list(life.notify) or None,
+        tags=["mlops", life.name, *life.tags],
+        doc_md=f"Stage *{stage}* of model **{life.name}**. Who decided what: "
+        f"`airflow mlops history {life.name}`",
+    )
+
+
+def _common(life: "Lifecycle") -> dict[str, Any]:
+    return {
+        "model": life.name,
+        "mlflow_conn_id": life.mlflow_conn_id,
+        "dataset_conn_id": life.dataset_conn_id,
+        "ledger_conn_id": life.ledger_conn_id,
+    }

@@ -1,0 +1,122 @@
+"""``Lifecycle``: the whole life of one model, as one declaration of policy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow.sdk import DAG, Asset
+from airflow.sdk.definitions.asset import Dataset, Model
+
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.refs import check_name, plain_params
+from airflow_mlops.lifecycle.dags import build
+from airflow_mlops.lifecycle.problems import problems, refuse_twin
+from airflow_mlops.policy import (
+    Approval,
+    AtLeast,
+    Drift,
+    Gate,
+    Growth,
+    Loads,
+    NotWorse,
+    OnRequest,
+    Probe,
+    Regret,
+    Retrain,
+    Sql,
+    Table,
+    Trigger,
+    Window,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifecycle:
+    """
+    The whole life of one model, as policy.
+
+    Makes the Dags ``<name>__monitor``, ``<name>__train`` and ``<name>__rollout``; in a Dag file
+    nothing else is needed.
+
+    :param name: name of the model; lower case letters, digits, underscores.
+    :param data: where rows and labels come from.
+    :param select: which rows to learn from.
+    :param sql: SQL that makes the rows to learn from and to score; none: those of ``data``.
+    :param features: ``module:function`` of ``build(rows, **params) -> frame``.
+    :param feature_params: parameters of ``build``, such as ``{"lags": 3}``; plain JSON types.
+    :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator``.
+    :param params: parameters for the training function.
+    :param seed: seed handed to the training function.
+    :param metric: per-row loss in which models are compared: ``brier``, ``log_loss``,
+        ``absolute_error`` or ``squared_error``.
+    :param retrain: reasons to retrain.
+    :param cooldown: shortest time between two attempts, by the clock of the data.
+    :param budget: most attempts in a span, by the clock of the data.
+    :param rounds: most rounds of one attempt; each further round learns from half the history.
+    :param gates: conditions a candidate has to meet.
+    :param approve: who may say yes; ``None`` is refused: a person approves every champion.
+    :param schedule: schedule of the monitor Dag.
+    :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
+    :param tags: tags of the Dags, beside ``mlops`` and the name.
+    :param retries: tries after the first one, for errors that may pass.
+    """
+
+    name: str
+    data: Table
+    select: Window
+    features: str
+    train: str
+    approve: Approval
+    sql: Sql | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    feature_params: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    metric: str = "brier"
+    retrain: Sequence[Trigger] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
+    cooldown: str = "7d"
+    budget: str = "4 per 30d"
+    rounds: int = 2
+    gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
+    schedule: str | None = "@daily"
+    notify: Sequence[Any] = ()
+    tags: Sequence[str] = ()
+    retries: int = 2
+    mlflow_conn_id: str = "mlflow_default"
+    dataset_conn_id: str = "dataset_default"
+    ledger_conn_id: str = "mlops_default"
+    dags: tuple[DAG, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        functions: tuple[Any, ...] = (self.features, self.train)
+        for what in functions:
+            if not isinstance(what, str) or what.count(":") != 1:
+                msg = f"Lifecycle {self.name!r}: {what!r} is not 'module:function'"
+                raise ConfigurationError(msg)
+        plain_params(f"Lifecycle {self.name!r}: feature_params", self.feature_params)
+        for problem in problems(self):
+            msg = f"Lifecycle {self.name!r}: {problem}"
+            raise ConfigurationError(msg)
+        refuse_twin(f"{self.name}__monitor")
+        object.__setattr__(self, "dags", build(self))
+
+    @property
+    def policy(self) -> Retrain:
+        """When to retrain, as one word."""
+        return Retrain(tuple(self.retrain), self.cooldown, self.budget)
+
+    @property
+    def raw(self) -> str:
+        """Name of the dataset of rows as they arrive: the model's own, unless SQL makes those."""
+        return self.name if self.sql is None else f"{self.name}.raw"
+
+    @property
+    def labels(self) -> str:
+        """Name of the dataset of labels."""
+        return f"{self.name}.labels"
+
+    def asset(self, what: str) -> Asset:
+        """Return one of the model's assets: ``data``, ``request``, ``candidate``, ``champion``."""
+        kind: Any = {"data": Dataset, "request": Asset}.get(what, Model)
+        found: Asset = kind(name=f"{self.name}/{what}", uri=f"mlops://{self.name}/{what}")
+        return found

@@ -1,0 +1,63 @@
+"""What cannot work in a declaration; found at night, it would be a failed task."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from airflow.sdk.definitions._internal.contextmanager import DagContext
+
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.policy import (
+    LOSSES,
+    Approval,
+    Better,
+    Gate,
+    NotWorse,
+    Probe,
+    Trigger,
+    Word,
+)
+
+if TYPE_CHECKING:
+    from airflow_mlops.lifecycle.declaration import Lifecycle
+
+
+def problems(life: "Lifecycle") -> Iterator[str]:
+    """Say what cannot work; found at night, it would be a failed task."""
+    if life.metric not in LOSSES:
+        yield f"unknown metric {life.metric!r}; known: {', '.join(LOSSES)}"
+    lists = {"gates": life.gates, "retrain": life.retrain}
+    yield from (
+        f"{what}={words!r} is no list of words; write {what}=[...]"
+        for what, words in lists.items()
+        if not isinstance(words, list | tuple)
+    )
+    if not isinstance(life.approve, Approval):
+        yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
+    if life.rounds < 1:
+        yield f"rounds={life.rounds!r}: an attempt has one round or more"
+    if not life.gates:
+        yield "there are no gates, and a candidate needs a standard"
+    yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
+    yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
+    for word in (*life.gates, *life.retrain):
+        if isinstance(word, NotWorse | Better | Probe) and word.metric != life.metric:
+            yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
+
+
+def _is(word: object, kind: type[Word]) -> bool:
+    """Say whether this is one of the words of a kind; the kind itself says nothing."""
+    return isinstance(word, kind) and type(word) is not kind
+
+
+def refuse_twin(dag_id: str) -> None:
+    """
+    Refuse a second lifecycle of one name in one Dag file: Airflow would keep one of them silently.
+
+    :raises ConfigurationError: if a Dag of that id was made by the file that is being parsed.
+    """
+    module = DagContext.current_autoregister_module_name
+    for dag, found in DagContext.autoregistered_dags:
+        if module is not None and dag.dag_id == dag_id and found.__name__ == module:
+            name = dag_id.removesuffix("__monitor")
+            msg = f"two lifecycles are named {name!r} in one Dag file; give each model its own name"
+            raise ConfigurationError(msg)

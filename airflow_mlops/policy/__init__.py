@@ -1,0 +1,43 @@
+"""
+The words of a policy: frozen data that a Dag file can hold and a ledger can hash.
+
+Nothing here does anything. A word checks its own values when it is made, so that a bad policy is
+an import error of the Dag file and not a failed task at night.
+"""
+
+from airflow_mlops.policy.data import Sql, Table, Window
+from airflow_mlops.policy.gates import LOSSES, AtLeast, AtMost, Better, Gate, Loads, NotWorse
+from airflow_mlops.policy.people import Approval
+from airflow_mlops.policy.retraining import (
+    Drift,
+    Growth,
+    OnRequest,
+    Probe,
+    Regret,
+    Retrain,
+    Trigger,
+)
+from airflow_mlops.policy.words import Word, duration
+
+__all__ = [
+    "LOSSES",
+    "Approval",
+    "AtLeast",
+    "AtMost",
+    "Better",
+    "Drift",
+    "Gate",
+    "Growth",
+    "Loads",
+    "NotWorse",
+    "OnRequest",
+    "Probe",
+    "Regret",
+    "Retrain",
+    "Sql",
+    "Table",
+    "Trigger",
+    "Window",
+    "Word",
+    "duration",
+]

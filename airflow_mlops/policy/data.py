@@ -1,0 +1,86 @@
+"""Words about data: where rows come from, and which of them to learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airflow_mlops.policy.words import Word, duration
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Word):
+    """
+    Where new rows and their labels come from.
+
+    :param conn_id: Airflow connection to the PostgreSQL server.
+    :param table: table or view of the rows, ``schema.table``, or a query in parentheses.
+    :param key: column that names a row; unique.
+    :param time: timestamp column by which rows arrive.
+    :param label: column that holds the label.
+    :param labels: table of the labels, with the columns ``key``, ``time`` (of the row) and
+        ``label``; labels usually arrive later than their rows.
+    :param lateness: how late a row, or a label, may arrive behind newer ones and still be read;
+        what is later stays unread.
+    :param columns: columns to read from ``table``; none: all.
+    :param adopt: columns that may join the rows when ``table`` begins to offer them; others are
+        left out, with a warning. If ``columns`` are named, name it there as well.
+    """
+
+    conn_id: str
+    table: str
+    key: str
+    time: str
+    label: str
+    labels: str
+    lateness: str = "0d"
+    columns: tuple[str, ...] | None = None
+    adopt: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        duration(self.lateness)
+        for name in ("conn_id", "table", "key", "time", "label", "labels"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                msg = f"Table {name} is {value!r}; it has to be a name"
+                raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Sql(Word):
+    """
+    Features by SQL, with what was known at the time of each row; computed once, as a dataset.
+
+    :param select: one ``select`` of DuckDB over ``rows``, ``labels`` and ``inputs``, which makes
+        key and time of the rows, too. If a row sees the future, it is refused.
+    :param inputs: further names in it -> dataset.
+    :param known_after: name in it -> how long after its own time a row of it is known, such as
+        ``{"labels": "7d"}``.
+    """
+
+    select: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    known_after: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, text in self.known_after.items():
+            duration(text)
+            if name not in (names := ("rows", "labels", *self.inputs)):
+                msg = f"Sql known_after {name!r} is no input; there are {', '.join(names)}"
+                raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Word):
+    """
+    Which rows to learn from.
+
+    :param span: how much history to train on, counted back from the newest labelled row.
+    :param step: length of one window: the unit of monitoring, of labels and of the hold-out.
+    """
+
+    span: str
+    step: str = "7d"
+
+    def __post_init__(self) -> None:
+        if duration(self.span) < 2 * duration(self.step):
+            msg = f"span {self.span!r} must hold two windows of {self.step!r} or more"
+            raise ValueError(msg)

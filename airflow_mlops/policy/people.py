@@ -1,0 +1,30 @@
+"""Words about people: who may say yes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from airflow_mlops.policy.words import Word, duration
+
+
+@dataclass(frozen=True, slots=True)
+class Approval(Word):
+    """
+    Who may say yes.
+
+    :param by: ids of the users who may answer, as Airflow's auth manager knows them: for its simple
+        one the user names, for FAB the numbers of the users.
+    :param within: how long to wait; no answer in time rejects the candidate.
+    """
+
+    by: Sequence[str]
+    within: str = "2d"
+
+    def __post_init__(self) -> None:
+        duration(self.within)
+        if isinstance(self.by, str):
+            msg = f"Approval by {self.by!r}: write a list, by=[{self.by!r}]"
+            raise ValueError(msg)
+        object.__setattr__(self, "by", tuple(self.by))
+        if not self.by:
+            msg = "Approval needs at least one user in 'by'"
+            raise ValueError(msg)

@@ -1,0 +1,145 @@
+"""Words about retraining: what may ask for it, and what holds it back."""
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from airflow_mlops.policy.words import Word, between, duration
+
+_SUSTAINED = re.compile(r"(?P<n>[0-9]+) of (?P<m>[0-9]+)")
+_BUDGET = re.compile(r"(?P<count>[0-9]+) per (?P<span>.+)")
+
+
+class Trigger(Word):
+    """A reason to retrain."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Trigger):
+    """
+    Retrain when a cheap challenger, fitted on recent rows, beats the champion.
+
+    :param metric: a per-row loss: ``brier``, ``log_loss``, ``absolute_error``, ``squared_error``.
+    :param margin: by how much it has to be better, as a share of the champion's loss in its own
+        backtest.
+    :param alpha: one-sided error rate of the test.
+    :param min_rows: labelled rows a window needs to be tested.
+    """
+
+    metric: str = "brier"
+    margin: float = 0.05
+    alpha: float = 0.05
+    min_rows: int = 50
+
+    def __post_init__(self) -> None:
+        between("Probe alpha", self.alpha, 1e-6, 0.5)
+        between("Probe margin", self.margin, 0.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Regret(Trigger):
+    """
+    Retrain when waiting has cost too much.
+
+    :param limit: loss of the champion beyond the challenger's, summed over the served windows, in
+        windows of the champion's loss in its own backtest.
+    """
+
+    limit: float = 0.5
+
+    def __post_init__(self) -> None:
+        between("Regret limit", self.limit, 1e-6, 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth(Trigger):
+    """
+    Retrain when the labelled rows have grown by this factor since the last attempt.
+
+    :param factor: rows now over rows then.
+    """
+
+    factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        between("Growth factor", self.factor, 1.01, 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift(Trigger):
+    """
+    Retrain when the data moved and stayed moved, and there are fresh labels to learn from.
+
+    :param sustained: in how many of the last windows, such as ``"2 of 3"``.
+    :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
+    """
+
+    sustained: str = "2 of 3"
+    fresh: float = 0.10
+
+    def __post_init__(self) -> None:
+        n, m = self.counts
+        if not 1 <= n <= m:
+            msg = f"Drift sustained must be 'n of m' with 1 <= n <= m, not {self.sustained!r}"
+            raise ValueError(msg)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The two numbers of ``sustained``."""
+        match = _SUSTAINED.fullmatch(self.sustained)
+        if match is None:
+            msg = f"Drift sustained must be written '2 of 3', not {self.sustained!r}"
+            raise ValueError(msg)
+        return int(match["n"]), int(match["m"])
+
+
+@dataclass(frozen=True, slots=True)
+class OnRequest(Trigger):
+    """Retrain when a person asks for it, with a reason."""
+
+
+_Trigger = TypeVar("_Trigger", bound=Trigger)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain(Word):
+    """
+    When to retrain: the triggers, and what holds them back.
+
+    :param triggers: reasons to retrain, in the order in which they are tried.
+    :param cooldown: shortest time between two attempts, by the clock of the data.
+    :param budget: most attempts in a span, such as ``"4 per 30d"``, by the clock of the data.
+    """
+
+    triggers: tuple[Trigger, ...] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
+    cooldown: str = "7d"
+    budget: str = "4 per 30d"
+
+    def __post_init__(self) -> None:
+        duration(self.cooldown)
+        self.limit()
+
+    def limit(self) -> tuple[int, timedelta]:
+        """Return the budget as a count and a span."""
+        match = _BUDGET.fullmatch(self.budget)
+        if match is None:
+            msg = f"a budget is written '4 per 30d', not {self.budget!r}"
+            raise ValueError(msg)
+        return int(match["count"]), duration(match["span"])
+
+    def trigger(self, kind: type[_Trigger]) -> "_Trigger | None":
+        """Return the trigger of this kind, if the policy has one."""
+        return next((t for t in self.triggers if isinstance(t, kind)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        triggers = [t.to_dict() for t in self.triggers]
+        return {
+            "word": "Retrain",
+            "triggers": triggers,
+            "cooldown": self.cooldown,
+            "budget": self.budget,
+        }
