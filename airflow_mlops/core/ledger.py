@@ -288,6 +288,22 @@ class Ledger:
             yield connection
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryLedger(Ledger):
+    """The same rules without a database: what a simulation decides is gone when it ends."""
+
+    dsn: str = field(default="", repr=False)
+    states: dict[str, State] = field(default_factory=dict, repr=False)
+
+    def state(self, model: str) -> State:
+        """Return what the entries add up to."""
+        return self.states.get(model, State())
+
+    def _append(self, entry: Entry) -> bool:
+        self.states[entry.model] = self.state(entry.model).after(entry)
+        return True
+
+
 def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | UnavailableError:
     """Give a failed connection its family: a wrong login stays wrong, a server may come back."""
     text = str(error).strip()

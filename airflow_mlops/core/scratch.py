@@ -19,7 +19,8 @@ from airflow_mlops.core.errors import ConfigurationError
 
 PREFIX = "mlops-"
 PURPOSES = (
-    "code", "diff", "features", "lineage", "model", "read", "replay", "reproduce", "save", "train",
+    "code", "diff", "features", "lineage", "model", "read", "replay", "reproduce", "save",
+    "simulate", "train",
     "verify",
 )  # fmt: skip
 """What this package makes temporary folders for; only such names are ever removed."""

@@ -14,6 +14,7 @@ from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url, task_of
 from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink, ReportLink
+from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.features import CodeArchive
@@ -155,7 +156,6 @@ class TrainModelOperator(MlopsOperator):
         """Read the rows and the code, and write the recipe."""
         from airflow_mlops.core.data.features import archive
         from airflow_mlops.core.data.selection import Selection
-        from airflow_mlops.core.evaluation.metrics import CLASSIFICATION
         from airflow_mlops.core.refs import DatasetRef
         from airflow_mlops.core.training.fit import Training
         from airflow_mlops.core.training.provenance import code_version, environment
@@ -164,7 +164,7 @@ class TrainModelOperator(MlopsOperator):
         store, train = self.datasets(), archive(self.train)
         features, version = self._archived_features()
         rows, found = selection.read(store), environment()
-        if self.metric in CLASSIFICATION:
+        if self.metric in PROBABILITIES:
             rows.check_classes()
         code = code_version(_dag_folder(context), declared=_bundle_version(context))
         data, labels = (

@@ -6,7 +6,16 @@ an import error of the Dag file and not a failed task at night.
 """
 
 from airflow_mlops.policy.data import Sql, Table, Window
-from airflow_mlops.policy.gates import LOSSES, AtLeast, AtMost, Better, Gate, Loads, NotWorse
+from airflow_mlops.policy.gates import (
+    LOSSES,
+    PROBABILITIES,
+    AtLeast,
+    AtMost,
+    Better,
+    Gate,
+    Loads,
+    NotWorse,
+)
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Drift,
@@ -21,6 +30,7 @@ from airflow_mlops.policy.words import Word, duration
 
 __all__ = [
     "LOSSES",
+    "PROBABILITIES",
     "Approval",
     "AtLeast",
     "AtMost",

@@ -7,6 +7,9 @@ from airflow_mlops.policy.words import Word
 LOSSES = ("absolute_error", "brier", "log_loss", "squared_error")
 """Metrics of which less is better."""
 
+PROBABILITIES = ("brier", "log_loss")
+"""Those of a probability: the labels are 0 and 1."""
+
 
 class Gate(Word):
     """A condition a candidate has to meet."""

@@ -39,9 +39,6 @@ LOSSES: Mapping[str, Callable[[Floats, Floats], Floats]] = {
 }
 """Per-row losses, less is better: labels and predictions ``(n_rows,)`` give ``(n_rows,)``."""
 
-CLASSIFICATION = ("brier", "log_loss")
-"""Losses of a probability; the labels are 0 and 1."""
-
 
 def _roc_auc(y: Floats, p: Floats) -> float:
     """

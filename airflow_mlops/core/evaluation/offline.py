@@ -18,7 +18,6 @@ from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, U
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation
 from airflow_mlops.core.evaluation.metrics import (
-    CLASSIFICATION,
     SCORES,
     Estimate,
     estimate,
@@ -28,6 +27,7 @@ from airflow_mlops.core.evaluation.metrics import (
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.models import ModelStore
+from airflow_mlops.policy import PROBABILITIES
 
 SMALL_BATCH = 32
 REPEATS = 20
@@ -79,7 +79,7 @@ def evaluate(
         epoch,
         span.since,
         span.until,
-        _metrics(loss, y, predicted, seed=seed),
+        metrics(loss, y, predicted, seed=seed),
         comparisons,
         load_ms,
         "; ".join(filter(None, [*notes, why_not])),
@@ -159,11 +159,11 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
     return found
 
 
-def _metrics(
+def metrics(
     loss: str, y: NDArray[np.float64], predicted: NDArray[np.float64], *, seed: int
 ) -> tuple[Estimate, ...]:
     """Estimate the loss and, of a classifier, the scores that mean anything on these rows."""
-    names = [loss, *(SCORES if loss in CLASSIFICATION else ())]
+    names = [loss, *(SCORES if loss in PROBABILITIES else ())]
     if len(np.unique(y)) < 2:
         names = [loss]
     names = [name for name in names if name == loss or _defined(name, y, predicted)]

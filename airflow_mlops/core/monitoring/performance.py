@@ -18,6 +18,7 @@ from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.data.tables import COMPLETE
 from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
+from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BLOCKS = 8
-PROBE_ROWS = 2_000
-PROBE_TREES = 30
-PROBE_CATEGORIES = 254
-"""HistGradientBoosting has 255 bins."""
-
-CLASSIFICATION = ("brier", "log_loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +142,7 @@ class PerformanceMonitor:
             return []
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
         y = rows.y[both]
-        champion_blocks, probe_blocks = (_blocks(self.loss(y, x)) for x in (p, probed[both]))
+        champion_blocks, probe_blocks = (blocks(self.loss(y, x)) for x in (p, probed[both]))
         return [
             ServedWindow(
                 str(champion),
@@ -163,26 +158,17 @@ class PerformanceMonitor:
 
     def _probe(self, champion: ModelRef, rows: Labelled, since: datetime) -> NDArray[np.float64]:
         """Predict a window with a small model of the newest labelled rows before it."""
-        from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
         windows = self.labels.windows()
         origin = datetime.fromisoformat(windows[0].start)
         enough, start = 0, origin
         for window in reversed(windows):
-            if datetime.fromisoformat(window.end) <= since and enough < PROBE_ROWS:
+            if datetime.fromisoformat(window.end) <= since and enough < ROWS:
                 enough, start = enough + window.rows, datetime.fromisoformat(window.start)
         recent = self._selection(start, since).read(self.store)
-        recent = recent.slice(max(0, len(recent) - PROBE_ROWS))
+        recent = recent.slice(max(0, len(recent) - ROWS))
         with self.models.opened(champion) as model:
             learn, ask = (_built(model, part.frame, champion) for part in (recent, rows))
-        learn, ask = _learnable(learn, ask, champion)
-        if self.metric not in CLASSIFICATION:
-            regressor = HistGradientBoostingRegressor(max_iter=PROBE_TREES, random_state=0)
-            return np.asarray(regressor.fit(learn, recent.y).predict(ask), dtype=np.float64)
-        if len(np.unique(recent.y)) < 2:
-            return np.full(len(rows), recent.y.mean())
-        classifier = HistGradientBoostingClassifier(max_iter=PROBE_TREES, random_state=0)
-        return np.asarray(classifier.fit(learn, recent.y).predict_proba(ask)[:, 1])
+        return challenge(learn, recent.y, ask, metric=self.metric, name=f"{champion}: build")
 
     def _selection(self, since: datetime, until: datetime) -> Selection:
         return Selection(
@@ -211,37 +197,6 @@ def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFram
     return frame  # type: ignore[no-any-return]
 
 
-def _learnable(
-    learn: "pd.DataFrame", ask: "pd.DataFrame", champion: ModelRef
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Turn features into what HistGradientBoosting learns from: numbers and categories."""
-    import pandas as pd
-
-    if list(learn.columns) != list(ask.columns):
-        first, second = (", ".join(map(repr, frame.columns)) for frame in (learn, ask))
-        msg = f"{champion}: build gave {second} for later rows and {first} for those before them"
-        raise UserCodeError(msg)
-    pairs = [_pair(learn.iloc[:, i], ask.iloc[:, i]) for i in range(learn.shape[1])]
-    pairs = [p for p in pairs if not pd.isna(p[0]).all()]  # scikit-learn cannot bin such a column
-    pairs = pairs or [(np.zeros(len(learn)), np.zeros(len(ask)))]
-    one, two = (pd.DataFrame({f"{i}": pair[k] for i, pair in enumerate(pairs)}) for k in (0, 1))
-    return one, two
-
-
-def _pair(learn: "pd.Series[Any]", ask: "pd.Series[Any]") -> tuple[Any, Any]:
-    """A column as numbers if it is, else as its most frequent values; others are missing."""
-    import pandas as pd
-    from pandas.api.types import is_numeric_dtype
-
-    both = (learn, ask)
-    if all(is_numeric_dtype(part.dtype) for part in both):
-        numbers = [part.to_numpy(dtype=np.float64, na_value=np.nan) for part in both]
-        return numbers[0], numbers[1]
-    texts = [part.astype(object).map(str, na_action="ignore") for part in both]
-    kept = texts[0].value_counts().index[:PROBE_CATEGORIES]
-    known = [pd.Categorical(part.where(part.isin(kept)), categories=kept) for part in texts]
-    return known[0], known[1]
-
-
-def _blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:
+def blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the mean of each of the contiguous blocks of a window, in the order of time."""
     return tuple(float(part.mean()) for part in np.array_split(losses, BLOCKS))

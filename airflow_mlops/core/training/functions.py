@@ -100,8 +100,8 @@ class Functions:
         """Fit the first three quarters, and return the mean loss on the last one."""
         y = self.rows.y
         cut = len(y) * 3 // 4
-        early = self._fitted(features.iloc[:cut], y[:cut])
-        late = np.asarray(self._predicted(early, features.iloc[cut:]), dtype=np.float64)
+        early = self.estimator(features.iloc[:cut], y[:cut])
+        late = np.asarray(self.answers(early, features.iloc[cut:]), dtype=np.float64)
         return float(loss(y[cut:], late).mean())
 
     def fitted(self, features: "pd.DataFrame", verify: Verify | None = None) -> Fitted:
@@ -114,11 +114,11 @@ class Functions:
         rows, y = self.rows, self.rows.y
         if verify == "sample":
             self._check_deterministic(features.tail(PROBE_ROWS), y[-PROBE_ROWS:])
-        estimator = self._fitted(features, y)
+        estimator = self.estimator(features, y)
         if verify == "twice":
             self._check_deterministic(features, y, estimator)
         newest = features.tail(ANSWERS)
-        answers = np.asarray(self._predicted(estimator, newest), dtype=np.float64)
+        answers = np.asarray(self.answers(estimator, newest), dtype=np.float64)
         asked = rows.slice(len(rows) - len(newest))
         keys, since = asked.rows[rows.key].to_pylist(), asked.rows[rows.time][0].as_py()
         return Fitted(
@@ -136,7 +136,7 @@ class Functions:
     def predict(self, estimator: Any, rows: pa.Table) -> NDArray[np.float64]:
         """Build the features of other rows, and predict them."""
         frame = _call(self.features.name, self.build, rows.to_pandas())
-        return np.asarray(self._predicted(estimator, frame), dtype=np.float64)
+        return np.asarray(self.answers(estimator, frame), dtype=np.float64)
 
     def _built(self, rows: Labelled) -> "pd.DataFrame":
         name = self.features.name
@@ -169,7 +169,12 @@ class Functions:
             )
             raise UserCodeError(msg)
 
-    def _fitted(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> Any:
+    def estimator(self, features: "pd.DataFrame", y: NDArray[np.float64]) -> Any:
+        """
+        Fit once.
+
+        :raises UserCodeError: if ``fit`` fails, or returns nothing that predicts.
+        """
         name, recipe = self.train.name, self.recipe
         estimator = _call(name, self.fit, features, y, seed=recipe.seed, **recipe.params)
         if not hasattr(estimator, "predict"):
@@ -177,15 +182,16 @@ class Functions:
             raise UserCodeError(msg)
         return estimator
 
-    def _predicted(self, estimator: Any, features: "pd.DataFrame") -> Any:
+    def answers(self, estimator: Any, features: "pd.DataFrame") -> Any:
+        """Predict from features: of a classifier, the probability of the second class."""
         return _call(f"what {self.train.name} fitted", _predict, estimator, features)
 
     def _check_deterministic(
         self, features: "pd.DataFrame", y: NDArray[np.float64], estimator: Any = None
     ) -> None:
         """Fit twice, or once more, and compare what is predicted."""
-        both = (estimator or self._fitted(features, y), self._fitted(features, y))
-        first, second = (self._predicted(one, features) for one in both)
+        both = (estimator or self.estimator(features, y), self.estimator(features, y))
+        first, second = (self.answers(one, features) for one in both)
         if not np.array_equal(first, second):
             moved = float(np.max(np.abs(np.asarray(first) - np.asarray(second))))
             msg = (

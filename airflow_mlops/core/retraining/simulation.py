@@ -1,0 +1,132 @@
+"""What a simulation is asked, and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.policy import Gate, Retrain
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """
+    What is replayed.
+
+    :param span: how much history to learn from.
+    :param spans: other spans that are tried, as shares of ``span``; infinite: all history.
+    :param gates: conditions of a candidate; ``Loads`` is left out, nothing is saved here.
+    :param features: source of ``build``.
+    :param train: source of ``fit``.
+    :param columns: columns that the drift monitor watches.
+    :param warmup: windows before the first model.
+    :param delay: windows after which labels arrive.
+    """
+
+    model: str
+    policy: Retrain
+    gates: tuple[Gate, ...]
+    rounds: int
+    metric: str
+    span: timedelta
+    spans: tuple[float, ...]
+    features: CodeArchive
+    train: CodeArchive
+    params: Mapping[str, Any]
+    seed: int
+    columns: tuple[str, ...]
+    warmup: int = 26
+    delay: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """
+    A model that began to serve.
+
+    :param window: last window before it served.
+    """
+
+    window: int
+    version: int
+    trigger: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A window in which a monitor found something."""
+
+    window: int
+    monitor: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    One window as it was lived.
+
+    :param loss: mean loss of the champion, ``never`` and ``always`` those of the other two.
+    """
+
+    window: int
+    since: str
+    version: int
+    loss: float
+    never: float
+    always: float
+    decision: str
+    trigger: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """
+    What a policy would have done, and what that would have been worth.
+
+    :param attempts: decisions to retrain, the first model not counted.
+    :param refused: trained candidates that did not pass the gate.
+    :param trained: models fitted, spans that were tried included.
+    :param cpu_s: CPU seconds; of them ``always_cpu_s`` for the model that is trained every window.
+    """
+
+    model: str
+    metric: str
+    steps: tuple[Step, ...]
+    attempts: int
+    refused: int
+    trained: int
+    promotions: tuple[Promotion, ...]
+    alarms: tuple[Alarm, ...]
+    cpu_s: float
+    always_cpu_s: float
+
+    def loss(self, which: str = "loss") -> float:
+        """Return the mean loss over the served windows: ``loss``, ``never`` or ``always``."""
+        return float(np.mean([getattr(step, which) for step in self.steps]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        loss, never, always = (self.loss(which) for which in ("loss", "never", "always"))
+        return {
+            "model": self.model,
+            "metric": self.metric,
+            "windows": len(self.steps),
+            "loss": loss,
+            "loss_never": never,
+            "loss_always": always,
+            "relative": loss / never,
+            "attempts": self.attempts,
+            "refused": self.refused,
+            "trained": self.trained,
+            "promotions": [asdict(p) for p in self.promotions],
+            "alarms": [asdict(a) | {"columns": list(a.columns)} for a in self.alarms],
+            "steps": [asdict(step) for step in self.steps],
+            "cpu_s": self.cpu_s,
+            "always_cpu_s": self.always_cpu_s,
+        }
