@@ -73,7 +73,6 @@ class DecideRetrainOperator(MlopsOperator):
             decide(evidence, policy),
             policy,
             by=task_of(context),
-            until=labelled[-1].end if labelled else "",
         )
         self.registry().reconcile(self.model)
         self.urls = {DecisionLink.name: _xcom_page(context)}
@@ -117,6 +116,7 @@ class DecideRetrainOperator(MlopsOperator):
             drift=[drift[index] for index in sorted(drift)],
             labelled_rows=sum(window.rows for window in labelled),
             broken=self.contract["fatal"] if self.contract else (),
+            labelled_until=labelled[-1].end if labelled else "",
         )
 
     def _champion(self, state: "State") -> "Champion | None":
@@ -127,7 +127,7 @@ class DecideRetrainOperator(MlopsOperator):
             return None
         version = self.models().get(ModelRef(self.model, state.champion))
         loss, rows = version.fact(models.BASE_LOSS), version.fact(models.TRAINING_ROWS)
-        return Champion(state.champion, float(loss), int(rows))
+        return Champion(state.champion, float(loss), int(rows), version.fact(models.UNTIL))
 
 
 class RequestTrainingOperator(MlopsOperator):

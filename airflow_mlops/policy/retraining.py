@@ -11,6 +11,24 @@ _SUSTAINED = re.compile(r"(?P<n>[0-9]+) of (?P<m>[0-9]+)")
 _BUDGET = re.compile(r"(?P<count>[0-9]+) per (?P<span>.+)")
 
 
+def counts(word: str, sustained: str) -> tuple[int, int]:
+    """
+    Read ``"2 of 3"``.
+
+    :param word: whose it is; the error names it.
+    :raises ValueError: if it is written otherwise, or asks for more windows than it looks at.
+    """
+    match = _SUSTAINED.fullmatch(sustained)
+    if match is None:
+        msg = f"{word} sustained must be written '2 of 3', not {sustained!r}"
+        raise ValueError(msg)
+    n, m = int(match["n"]), int(match["m"])
+    if not 1 <= n <= m:
+        msg = f"{word} sustained must be 'n of m' with 1 <= n <= m, not {sustained!r}"
+        raise ValueError(msg)
+    return n, m
+
+
 class Trigger(Word):
     """A reason to retrain."""
 
@@ -81,19 +99,108 @@ class Drift(Trigger):
     fresh: float = 0.10
 
     def __post_init__(self) -> None:
-        n, m = self.counts
-        if not 1 <= n <= m:
-            msg = f"Drift sustained must be 'n of m' with 1 <= n <= m, not {self.sustained!r}"
-            raise ValueError(msg)
+        counts("Drift", self.sustained)
 
     @property
     def counts(self) -> tuple[int, int]:
         """The two numbers of ``sustained``."""
-        match = _SUSTAINED.fullmatch(self.sustained)
-        if match is None:
-            msg = f"Drift sustained must be written '2 of 3', not {self.sustained!r}"
-            raise ValueError(msg)
-        return int(match["n"]), int(match["m"])
+        return counts("Drift", self.sustained)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows(Trigger):
+    """
+    Retrain when so many labelled rows have come since the last attempt.
+
+    :param rows: number of rows.
+    """
+
+    rows: int
+
+    def __post_init__(self) -> None:
+        between("NewRows rows", self.rows, 1, 1e15)
+
+
+@dataclass(frozen=True, slots=True)
+class Decay(Trigger):
+    """
+    Retrain when what is served is surely worse than the champion's own backtest.
+
+    A hard season and a stale model look alike to this rule; ``Probe`` and ``Regret`` tell them
+    apart. The candidate has to be better than the champion on the same rows.
+
+    :param metric: a per-row loss.
+    :param drop: by how much it has to be worse, as a share of the loss of the backtest.
+    :param alpha: one-sided error rate of the test of one window.
+    :param sustained: in how many of the last labelled windows, such as ``"2 of 3"``.
+    """
+
+    metric: str = "brier"
+    drop: float = 0.05
+    alpha: float = 0.05
+    sustained: str = "2 of 3"
+
+    def __post_init__(self) -> None:
+        between("Decay drop", self.drop, 0.0, 10.0)
+        between("Decay alpha", self.alpha, 1e-6, 0.5)
+        counts("Decay", self.sustained)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The two numbers of ``sustained``."""
+        return counts("Decay", self.sustained)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange(Trigger):
+    """
+    Retrain when the rows have gained a column that the champion does not know.
+
+    A column that is gone or of another type is no reason to retrain, it asks a person.
+
+    :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
+    """
+
+    fresh: float = 0.10
+
+    def __post_init__(self) -> None:
+        between("SchemaChange fresh", self.fresh, 0.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyChange(Trigger):
+    """Retrain when packages the champion uses have changed, or its answers moved with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxAge(Trigger):
+    """
+    Retrain when the champion's newest training row is too old, by the clock of the data.
+
+    :param age: such as ``"90d"``.
+    :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
+    """
+
+    age: str
+    fresh: float = 0.10
+
+    def __post_init__(self) -> None:
+        duration(self.age)
+        between("MaxAge fresh", self.fresh, 0.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Trigger):
+    """
+    Retrain at regular intervals, whatever else is known; only with labels newer than the last time.
+
+    :param every: time between two attempts, by the clock of the data, such as ``"28d"``.
+    """
+
+    every: str
+
+    def __post_init__(self) -> None:
+        duration(self.every)
 
 
 @dataclass(frozen=True, slots=True)

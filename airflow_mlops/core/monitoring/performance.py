@@ -60,6 +60,11 @@ class ServedWindow:
         return float(np.mean(self.probe))
 
     @property
+    def losses(self) -> NDArray[np.float64]:
+        """Served loss, per block."""
+        return np.array(self.champion, dtype=np.float64)
+
+    @property
     def gain(self) -> NDArray[np.float64]:
         """What the challenger saves, per block; positive: a retrain would have helped."""
         return np.subtract(self.champion, self.probe, dtype=np.float64)

@@ -19,11 +19,13 @@ class Champion:
 
     :param base_loss: loss on the last quarter of its training span, fitted on the rest.
     :param training_rows: labelled rows it was fitted on.
+    :param trained_until: end of these rows, ISO 8601; empty if unknown.
     """
 
     version: int
     base_loss: float
     training_rows: int
+    trained_until: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class Evidence:
     :param attempts: times of past attempts by the clock of the data, oldest first, ISO 8601.
     :param broken: breaks of the champion's contract, in words.
     :param waiting: version that was proposed and that nobody has answered yet.
+    :param added: columns of the rows that the champion does not know.
+    :param dependencies: changes of packages that the champion uses, unless an attempt was made with
+        these very changes already.
+    :param labelled_until: end of the newest labelled window, ISO 8601; empty if there is none.
     """
 
     model: str
@@ -75,6 +81,9 @@ class Evidence:
     request: Request | None = None
     broken: tuple[str, ...] = ()
     waiting: int | None = None
+    added: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    labelled_until: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -123,6 +132,9 @@ def gather(
     drift: Sequence[tuple[bool | None, tuple[str, ...]]],
     labelled_rows: int,
     broken: Sequence[str] = (),
+    added: Sequence[str] = (),
+    dependencies: Sequence[str] = (),
+    labelled_until: str = "",
 ) -> Evidence:
     """
     Put the evidence together from the ledger and from what the monitors found.
@@ -149,6 +161,9 @@ def gather(
         open_request(state),
         tuple(broken),
         state.challenger,
+        tuple(added),
+        () if list(dependencies) == last.get("dependencies") else tuple(dependencies),
+        labelled_until,
     )
 
 

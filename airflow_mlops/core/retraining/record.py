@@ -7,17 +7,15 @@ from airflow_mlops.policy import Retrain
 
 
 def record(
-    ledger: Ledger, evidence: Evidence, decision: Decision, policy: Retrain, *, by: str, until: str
+    ledger: Ledger, evidence: Evidence, decision: Decision, policy: Retrain, *, by: str
 ) -> Entry:
-    """
-    Put a decision on record, exactly once per state of data, labels, champion and request.
-
-    :param until: end of the newest labelled window, ISO 8601.
-    """
+    """Put a decision on record, exactly once for each state of the evidence."""
     asked = evidence.request.seq if evidence.request else 0
     version = evidence.champion.version if evidence.champion else 0
     waiting = evidence.waiting or 0
     key = f"decide:{evidence.data}:{evidence.labels}:{version}:{asked}:{waiting}"
+    if evidence.dependencies:  # the same data, in another environment
+        key += f":{canonical_digest(list(evidence.dependencies))[:8]}"
     body = {
         "trigger": decision.trigger,
         "burden": decision.burden,
@@ -30,8 +28,9 @@ def record(
         "labels": evidence.labels,
         "now": evidence.now,
         "labelled_rows": evidence.labelled_rows,
-        "labelled_until": until,
+        "labelled_until": evidence.labelled_until,
         "drifted": list(evidence.drifted),
+        "dependencies": list(evidence.dependencies),
         "request": asked or None,
         "round": 1,
     }

@@ -203,17 +203,19 @@ class _Replay:
             windows=self._measured(champion, labelled),
             drift=self.drift,
             labelled_rows=history.bounds[labelled],
+            labelled_until=history.start(labelled).isoformat(),
         )
-        policy, until = self.setting.policy, history.start(labelled).isoformat()
+        policy = self.setting.policy
         answer = decide(evidence, policy)
-        entry = record(self.ledger, evidence, answer, policy, by=WHO, until=until)
+        entry = record(self.ledger, evidence, answer, policy, by=WHO)
         self.decisions[window] = entry
         while entry.op == "retrain":
             entry = self._attempt(entry, window, labelled - 1)
 
     def _facts(self, version: int) -> Champion:
         model, bounds = self.models[version], self.history.bounds
-        return Champion(version, model.base, bounds[model.end] - bounds[model.first])
+        rows, until = bounds[model.end] - bounds[model.first], self.history.start(model.end)
+        return Champion(version, model.base, rows, until.isoformat())
 
     def _measured(self, champion: int | None, labelled: int) -> list[ServedWindow]:
         """Measure every labelled window that a champion served, beside the cheap challenger."""

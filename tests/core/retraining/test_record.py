@@ -1,5 +1,6 @@
 """Decisions on record: once per state of the data, once per refused round."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,7 +43,7 @@ def gathered(ledger, model, data=1, labelled=1000, windows=(0, 1), champion=True
 def put(ledger, evidence, decision=None):
     decision = decision or decide(evidence, POLICY)
     until = evidence.windows[-1].until if evidence.windows else evidence.now
-    return record(ledger, evidence, decision, POLICY, by="t", until=until)
+    return record(ledger, replace(evidence, labelled_until=until), decision, POLICY, by="t")
 
 
 def test_the_same_state_of_the_data_is_decided_once(ledger, model):
