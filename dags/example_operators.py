@@ -1,5 +1,6 @@
 """The loop of ``Lifecycle``, wired by hand: the same operators in three plain Dags."""
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from airflow.sdk.definitions.asset import Asset, Model
 
@@ -9,6 +10,7 @@ from airflow_mlops.operators.data import (
     SelectRowsOperator,
     SnapshotTableOperator,
 )
+from airflow_mlops.operators.dependencies import CheckDependenciesOperator
 from airflow_mlops.operators.deployment import (
     PromoteModelOperator,
     RollbackModelOperator,
@@ -56,7 +58,15 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
     )
     snapshot >> labels
     contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
-    score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
+    dependencies = CheckDependenciesOperator(task_id="dependencies", model=MODEL)
+    dependencies >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
+    score = ScoreBatchOperator(
+        task_id="score",
+        model=MODEL,
+        snapshot=snapshot.output,
+        checks=[contract.output, dependencies.output],
+        trigger_rule="all_done",
+    )
     drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)
     performance = MeasurePerformanceOperator(
         task_id="performance",
@@ -74,7 +84,7 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         policy=POLICY.to_dict(),
         trigger_rule="none_failed",
     )
-    contract >> [score, drift]
+    contract >> drift
     score >> performance
     [performance, drift] >> decide
     RequestTrainingOperator(

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseNotifier
 
+from airflow_mlops.operators._base import RETRY_POLICY
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
@@ -13,6 +15,7 @@ from airflow_mlops.operators.data import (
     SelectRowsOperator,
     SnapshotTableOperator,
 )
+from airflow_mlops.operators.dependencies import CheckDependenciesOperator
 from airflow_mlops.operators.deployment import (
     PromoteModelOperator,
     ScoreBatchOperator,
@@ -50,6 +53,8 @@ def _monitor(life: "Lifecycle") -> DAG:
         score = ScoreBatchOperator(
             task_id="score",
             snapshot=rows,
+            checks=[contract.output, _dependencies(life, common)],
+            trigger_rule="all_done",  # skipped, not failed, if a check failed: decide goes on
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
@@ -79,10 +84,25 @@ def _monitor(life: "Lifecycle") -> DAG:
             outlets=[life.asset("request")],
             **common,
         )
-        contract >> score >> performance >> decide >> request
+        score >> performance >> decide >> request
         contract >> drift >> decide
         HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
+
+
+def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
+    """Ask the champion what it was asked in training; return what the task will return."""
+    asked = CheckDependenciesOperator(
+        task_id="dependencies",
+        fail_on=life.dependencies.fail_on,
+        constraints=life.dependencies.constraints,
+        **common,
+    )
+    # Airflow judges a run by its last tasks: without this one it would end well, for decide does.
+    asked >> EmptyOperator(
+        task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
+    )
+    return asked.output
 
 
 def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:

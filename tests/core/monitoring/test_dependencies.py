@@ -1,9 +1,6 @@
 """A champion in another environment: the same answers, moved ones, or none at all."""
 
-import importlib
 import json
-import shutil
-import sys
 import time
 from dataclasses import replace
 
@@ -33,39 +30,6 @@ USES_A_PACKAGE = """
     def build(rows):
         return rows[["x", "y"]].assign(z=tinypkg.scaled(rows["y"]))
 """
-
-
-def forget_modules(*names):
-    """What a fresh process has not loaded yet."""
-    for name in list(sys.modules):
-        if name.startswith((*names, "_mlops_")):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """``package(version, code)``: a package installed in that version; no code: it is gone."""
-    place = tmp_path / "site"
-    place.mkdir()
-    monkeypatch.syspath_prepend(str(place))
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    monkeypatch.setattr("airflow_mlops.core.data.features._check_travels", lambda *_: None)
-
-    def install(version="1.0", code="def scaled(values):\n    return values * 2\n", name="tinypkg"):
-        for path in place.glob(f"{name.replace('-', '_')}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if version:
-            info = place / f"{name.replace('-', '_')}-{version}.dist-info"
-            info.mkdir()
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\n")
-            (info / "top_level.txt").write_text(f"{name}\n")
-        if version and name == "tinypkg":
-            (place / "tinypkg.py").write_text(code)
-        importlib.invalidate_caches()
-        forget_modules("tinypkg")
-
-    yield install
-    forget_modules("tinypkg")
 
 
 @pytest.fixture
