@@ -67,24 +67,8 @@ def _monitor(life: "Lifecycle") -> DAG:
             metric=life.metric,
             **common,
         )
-        decide = DecideRetrainOperator(
-            task_id="decide",
-            snapshot=rows,
-            labels=labels,
-            contract=contract.output,
-            policy=life.policy.to_dict(),
-            metric=life.metric,
-            trigger_rule="none_failed",
-            **common,
-        )
-        request = RequestTrainingOperator(
-            task_id="request",
-            decision=decide.output,
-            inlets=[life.asset("data")],
-            outlets=[life.asset("request")],
-            **common,
-        )
-        score >> performance >> decide >> request
+        decide = _decide(life, rows, labels, contract.output, common)
+        score >> performance >> decide
         contract >> drift >> decide
         HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
@@ -103,6 +87,30 @@ def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
         task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
     )
     return asked.output
+
+
+def _decide(
+    life: "Lifecycle", rows: Any, labels: Any, contract: Any, common: Mapping[str, Any]
+) -> Any:
+    """Weigh what was found, and ask for a training run if that is the decision."""
+    decide = DecideRetrainOperator(
+        task_id="decide",
+        snapshot=rows,
+        labels=labels,
+        contract=contract,
+        policy=life.policy.to_dict(),
+        metric=life.metric,
+        trigger_rule="none_failed",
+        **common,
+    )
+    RequestTrainingOperator(
+        task_id="request",
+        decision=decide.output,
+        inlets=[life.asset("data")],
+        outlets=[life.asset("request")],
+        **common,
+    )
+    return decide
 
 
 def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
