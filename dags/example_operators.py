@@ -58,15 +58,11 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
     )
     snapshot >> labels
     contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
-    dependencies = CheckDependenciesOperator(task_id="dependencies", model=MODEL)
-    dependencies >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
-    score = ScoreBatchOperator(
-        task_id="score",
-        model=MODEL,
-        snapshot=snapshot.output,
-        checks=[contract.output, dependencies.output],
-        trigger_rule="all_done",
+    dependencies = CheckDependenciesOperator(
+        task_id="dependencies", model=MODEL, skip=["performance"]
     )
+    dependencies >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
+    score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
     drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)
     performance = MeasurePerformanceOperator(
         task_id="performance",
@@ -84,6 +80,7 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         policy=POLICY.to_dict(),
         trigger_rule="none_failed",
     )
+    [contract, dependencies] >> score
     contract >> drift
     score >> performance
     [performance, drift] >> decide

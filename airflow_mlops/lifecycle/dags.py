@@ -53,8 +53,6 @@ def _monitor(life: "Lifecycle") -> DAG:
         score = ScoreBatchOperator(
             task_id="score",
             snapshot=rows,
-            checks=[contract.output, _dependencies(life, common)],
-            trigger_rule="all_done",  # skipped, not failed, if a check failed: decide goes on
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
@@ -68,25 +66,26 @@ def _monitor(life: "Lifecycle") -> DAG:
             **common,
         )
         decide = _decide(life, rows, labels, contract.output, common)
-        score >> performance >> decide
+        [contract, _dependencies(life, common)] >> score >> performance >> decide
         contract >> drift >> decide
         HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
-    """Ask the champion what it was asked in training; return what the task will return."""
+    """Ask the champion what it was asked in training; return the task that scoring waits for."""
     asked = CheckDependenciesOperator(
         task_id="dependencies",
         fail_on=life.dependencies.fail_on,
         constraints=life.dependencies.constraints,
+        skip=["performance"],
         **common,
     )
     # Airflow judges a run by its last tasks: without this one it would end well, for decide does.
     asked >> EmptyOperator(
         task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
     )
-    return asked.output
+    return asked
 
 
 def _decide(

@@ -1,5 +1,6 @@
 """Operator for monitoring: is the champion, with what is installed here, what it was?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,24 @@ class CheckDependenciesOperator(MlopsOperator):
         and what of that is known to go wrong; none: not looked at (templated).
     :param fail_on: what fails the task: ``"error"``: answers that moved, or a model that does not
         load; ``"warn"``: also what is uncertain or known to go wrong; ``"never"``: nothing.
+    :param skip: ids of tasks to skip if it fails by what it found. What waits for it does not run
+        and is run when the failed tasks are cleared; what waits for a skipped one may go on.
     """
 
     template_fields = (*MlopsOperator.template_fields, "constraints")
 
     def __init__(
-        self, *, constraints: str | None = None, fail_on: FailOn = "error", **kwargs: Any
+        self,
+        *,
+        constraints: str | None = None,
+        fail_on: FailOn = "error",
+        skip: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.constraints = constraints
         self.fail_on = fail_on
+        self.skip = skip
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -63,6 +72,7 @@ class CheckDependenciesOperator(MlopsOperator):
         status = next(s for s in ("broken", "warn", "ok") if any(f.status == s for f in found))
         line = "; ".join(f.line for f in found if f.status == status)
         if status in FAILS[self.fail_on]:
+            self._skip()
             raise RejectedError(line)
         return {
             "model": str(ref),
@@ -75,6 +85,18 @@ class CheckDependenciesOperator(MlopsOperator):
             "known_bad": list(report.known_bad),
             "constraints": planned and {"status": planned.status, "line": planned.line},
         }
+
+    def _skip(self) -> None:
+        """
+        Tell Airflow to skip tasks.
+
+        Its own exception for that would end this task well; this is the message behind it.
+        """
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import SkipDownstreamTasks
+
+        if self.skip:
+            task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(self.skip)))
 
     def _champion(self) -> ModelRef:
         """

@@ -262,26 +262,20 @@ class ScoreBatchOperator(MlopsOperator):
     Score the new rows with the champion; skipped while there is none.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
-    :param checks: what tasks returned that come first; this one is skipped if one of them returned
-        nothing. With the trigger rule ``all_done`` what comes later goes on then (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "snapshot", "checks")
+    template_fields = (*MlopsOperator.template_fields, "snapshot")
     operator_extra_links = (ModelVersionLink(),)
 
-    def __init__(self, *, snapshot: Xcom, checks: Sequence[Xcom] = (), **kwargs: Any) -> None:
+    def __init__(self, *, snapshot: Xcom, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.snapshot = snapshot
-        self.checks = checks
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Predict, and write one row per key; rows that break the contract go to quarantine."""
         from airflow_mlops.core.deployment.scoring import score
 
-        if any(check is None for check in self.checks):
-            msg = "nothing is scored: a task that has to succeed before did not, or was skipped"
-            raise AirflowSkipException(msg)
         champion = self.ledger().state(self.model).champion
         if champion is None:
             msg = f"{self.model} has no champion yet"

@@ -51,7 +51,7 @@ class TestLifecycle:
         wanted = {
             "dependencies": "failed",
             "may_serve": "upstream_failed",
-            "score": "skipped",
+            "score": "upstream_failed",
             "performance": "skipped",
             "drift": "success",
             "decide": "success",
