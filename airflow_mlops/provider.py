@@ -11,6 +11,7 @@ _STAGES = (
     "approval",
     "deployment",
     "monitoring",
+    "dependencies",
     "retraining",
     "housekeeping",
 )

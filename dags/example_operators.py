@@ -1,5 +1,6 @@
 """The loop of ``Lifecycle``, wired by hand: the same operators in three plain Dags."""
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 from airflow.sdk.definitions.asset import Asset, Model
 
@@ -9,6 +10,7 @@ from airflow_mlops.operators.data import (
     SelectRowsOperator,
     SnapshotTableOperator,
 )
+from airflow_mlops.operators.dependencies import CheckDependenciesOperator
 from airflow_mlops.operators.deployment import (
     PromoteModelOperator,
     RollbackModelOperator,
@@ -56,6 +58,10 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
     )
     snapshot >> labels
     contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
+    dependencies = CheckDependenciesOperator(
+        task_id="dependencies", model=MODEL, skip=["performance"]
+    )
+    dependencies >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
     score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
     drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)
     performance = MeasurePerformanceOperator(
@@ -74,7 +80,8 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         policy=POLICY.to_dict(),
         trigger_rule="none_failed",
     )
-    contract >> [score, drift]
+    [contract, dependencies] >> score
+    contract >> drift
     score >> performance
     [performance, drift] >> decide
     RequestTrainingOperator(

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import sys
 import tempfile
 import textwrap
 import time
@@ -217,6 +218,43 @@ def user_module(tmp_path, monkeypatch) -> Callable[[str], str]:
         return name
 
     return write
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Iterator[Callable[..., None]]:
+    """
+    ``package(version, code)``: tinypkg as a fresh process finds it; no version: it is gone.
+
+    Of other names there is the version alone.
+    """
+    scaled = "def scaled(values):\n    return values * 2\n"
+    place = tmp_path / "site"
+    place.mkdir()
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr("airflow_mlops.core.data.features._check_travels", lambda *_: None)
+
+    def install(version: str = "1.0", code: str = scaled, name: str = "tinypkg") -> None:
+        for path in place.glob(f"{name.replace('-', '_')}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if version:
+            info = place / f"{name.replace('-', '_')}-{version}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\n")
+            (info / "top_level.txt").write_text(f"{name}\n")
+        if version and name == "tinypkg":
+            (place / "tinypkg.py").write_text(code)
+        importlib.invalidate_caches()
+        _forget_modules()
+
+    yield install
+    _forget_modules()
+
+
+def _forget_modules() -> None:
+    for name in list(sys.modules):
+        if name.startswith(("tinypkg", "_mlops_")):
+            del sys.modules[name]
 
 
 @pytest.fixture

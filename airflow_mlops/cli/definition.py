@@ -66,6 +66,9 @@ _WHY_FORGET = Arg(
 _SOME_MODEL = Arg(("model",), nargs="?", help="only this model; all if not given")
 _OLDER = Arg(("--older",), help="age from which something may go, such as 90d", default="90d")
 _APPLY = Arg(("--apply",), help="do it; else it is only looked at", action="store_true")
+_CONSTRAINTS = Arg(
+    ("--constraints",), help="file of pins: also say what it would change, before it is installed"
+)
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -77,6 +80,13 @@ def get_cli_commands() -> list[GroupCommand]:
         *_decisions(),
         *_versions(),
         *_datasets(),
+        _verb(
+            "dependencies",
+            "is the champion, with the packages of this shell, what it was in training?",
+            _MODEL,
+            _CONSTRAINTS,
+            module="monitoring",
+        ),
         _verb("doctor", "check connections, schema, ledger and aliases"),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
     )

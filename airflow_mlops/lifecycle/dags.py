@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseNotifier
 
+from airflow_mlops.operators._base import RETRY_POLICY
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
@@ -13,6 +15,7 @@ from airflow_mlops.operators.data import (
     SelectRowsOperator,
     SnapshotTableOperator,
 )
+from airflow_mlops.operators.dependencies import CheckDependenciesOperator
 from airflow_mlops.operators.deployment import (
     PromoteModelOperator,
     ScoreBatchOperator,
@@ -62,27 +65,51 @@ def _monitor(life: "Lifecycle") -> DAG:
             metric=life.metric,
             **common,
         )
-        decide = DecideRetrainOperator(
-            task_id="decide",
-            snapshot=rows,
-            labels=labels,
-            contract=contract.output,
-            policy=life.policy.to_dict(),
-            metric=life.metric,
-            trigger_rule="none_failed",
-            **common,
-        )
-        request = RequestTrainingOperator(
-            task_id="request",
-            decision=decide.output,
-            inlets=[life.asset("data")],
-            outlets=[life.asset("request")],
-            **common,
-        )
-        contract >> score >> performance >> decide >> request
+        decide = _decide(life, rows, labels, contract.output, common)
+        [contract, _dependencies(life, common)] >> score >> performance >> decide
         contract >> drift >> decide
         HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
     return dag
+
+
+def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
+    """Ask the champion what it was asked in training; return the task that scoring waits for."""
+    asked = CheckDependenciesOperator(
+        task_id="dependencies",
+        fail_on=life.dependencies.fail_on,
+        constraints=life.dependencies.constraints,
+        skip=["performance"],
+        **common,
+    )
+    # Airflow judges a run by its last tasks: without this one it would end well, for decide does.
+    asked >> EmptyOperator(
+        task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
+    )
+    return asked
+
+
+def _decide(
+    life: "Lifecycle", rows: Any, labels: Any, contract: Any, common: Mapping[str, Any]
+) -> Any:
+    """Weigh what was found, and ask for a training run if that is the decision."""
+    decide = DecideRetrainOperator(
+        task_id="decide",
+        snapshot=rows,
+        labels=labels,
+        contract=contract,
+        policy=life.policy.to_dict(),
+        metric=life.metric,
+        trigger_rule="none_failed",
+        **common,
+    )
+    RequestTrainingOperator(
+        task_id="request",
+        decision=decide.output,
+        inlets=[life.asset("data")],
+        outlets=[life.asset("request")],
+        **common,
+    )
+    return decide
 
 
 def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:

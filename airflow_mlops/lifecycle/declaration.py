@@ -14,6 +14,7 @@ from airflow_mlops.lifecycle.problems import problems, refuse_twin
 from airflow_mlops.policy import (
     Approval,
     AtLeast,
+    Dependencies,
     Drift,
     Gate,
     Growth,
@@ -54,6 +55,7 @@ class Lifecycle:
     :param budget: most attempts in a span, by the clock of the data.
     :param rounds: most rounds of one attempt; each further round learns from half the history.
     :param gates: conditions a candidate has to meet.
+    :param dependencies: where the champion may serve, when packages change.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
     :param schedule: schedule of the monitor Dag.
     :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
@@ -77,6 +79,7 @@ class Lifecycle:
     budget: str = "4 per 30d"
     rounds: int = 2
     gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
+    dependencies: Dependencies = field(default_factory=Dependencies)
     schedule: str | None = "@daily"
     notify: Sequence[Any] = ()
     tags: Sequence[str] = ()

@@ -10,6 +10,7 @@ from airflow_mlops.policy import (
     LOSSES,
     Approval,
     Better,
+    Dependencies,
     Gate,
     NotWorse,
     Probe,
@@ -33,6 +34,8 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
+    if not isinstance(life.dependencies, Dependencies):
+        yield f"dependencies={life.dependencies!r}; write dependencies=Dependencies(...)"
     if life.rounds < 1:
         yield f"rounds={life.rounds!r}: an attempt has one round or more"
     if not life.gates:

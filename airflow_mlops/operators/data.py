@@ -252,8 +252,8 @@ class CheckContractOperator(MlopsOperator):
         table = self.datasets().open(ref)
         since = datetime.fromisoformat(self.snapshot["since"])
         rows = table.between(since).to_arrow()
-        with self.models().opened(ModelRef(self.model, champion)) as model:
-            contract = Contract.from_dict(model.about["contract"])
+        about = self.models().about(ModelRef(self.model, champion))
+        contract = Contract.from_dict(about["contract"])
         breaks = schema_breaks(contract, table.schema)
         fatal = [str(b) for b in breaks if b.kind != "unexpected"]
         if not fatal:

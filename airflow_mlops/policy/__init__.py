@@ -16,6 +16,7 @@ from airflow_mlops.policy.gates import (
     Loads,
     NotWorse,
 )
+from airflow_mlops.policy.monitoring import Dependencies
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -42,6 +43,7 @@ __all__ = [
     "AtMost",
     "Better",
     "Decay",
+    "Dependencies",
     "DependencyChange",
     "Drift",
     "Gate",

@@ -10,6 +10,7 @@ from airflow_mlops.policy import (
     AtLeast,
     AtMost,
     Better,
+    Dependencies,
     Drift,
     Gate,
     Growth,
@@ -42,6 +43,7 @@ WORDS = (
     Better("brier", 0.01),
     NotWorse("brier", 0.03, 0.1),
     Approval(("lead", "owner"), "1d"),
+    Dependencies("warn", "/opt/constraints.txt"),
     Retrain((Probe(), OnRequest()), "2d", "1 per 7d"),
 )
 

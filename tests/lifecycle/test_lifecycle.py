@@ -17,7 +17,8 @@ pytestmark = pytest.mark.airflow
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    "monitor": "snapshot labels contract score drift performance decide request housekeep",
+    "monitor": "snapshot labels contract dependencies may_serve score drift performance decide "
+    "request housekeep",
     "train": "select features train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
@@ -51,7 +52,7 @@ class TestDags:
         assert [a.uri for a in made.outlets] == ["mlops://churn/data"]
         assert raw.downstream_task_ids == {"labels"}
         assert "snapshot" in labels.downstream_task_ids
-        assert len(monitor.tasks) == 10
+        assert len(monitor.tasks) == 12
         plain = by_stage(Lifecycle(**policy(name="plain")))["monitor"]
         assert edges(monitor) - {("raw", "labels"), ("labels", "snapshot")} == edges(plain) - {
             ("snapshot", "labels")
@@ -108,6 +109,8 @@ class TestDags:
         assert edges(dag) >= {
             ("snapshot", "contract"),
             ("contract", "score"),
+            ("dependencies", "score"),
+            ("dependencies", "may_serve"),
             ("contract", "drift"),
             ("score", "performance"),
             ("labels", "performance"),
@@ -118,6 +121,12 @@ class TestDags:
         # without a champion three monitors are skipped, and there is still a decision
         assert dag.get_task("decide").trigger_rule == "none_failed"
         assert dag.get_task("snapshot").upstream_task_ids == set()
+        assert dag.get_task("dependencies").upstream_task_ids == set()
+        # a champion that may not serve fails the run, and there is still a decision
+        assert dag.get_task("dependencies").skip == ["performance"]
+        assert dag.get_task("score").trigger_rule == "all_success"
+        serve = dag.get_task("may_serve")
+        assert (serve.trigger_rule, serve.downstream_task_ids) == ("none_failed", set())
         # whatever becomes of it, there is a decision
         housekeep = dag.get_task("housekeep")
         assert housekeep.upstream_task_ids == housekeep.downstream_task_ids == set()
@@ -136,6 +145,7 @@ class TestDags:
                 cooldown="3d",
                 budget="2 per 10d",
                 approve=words.Approval(by=["ann", "bob"], within="36h"),
+                dependencies=words.Dependencies("warn", "/opt/constraints.txt"),
                 mlflow_conn_id="my_mlflow",
             )
         )
@@ -148,6 +158,8 @@ class TestDags:
         decide = dags["monitor"].get_task("decide").policy
         assert words.Retrain.from_dict(decide) == life.policy
         assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
+        asked = dags["monitor"].get_task("dependencies")
+        assert (asked.fail_on, asked.constraints) == ("warn", "/opt/constraints.txt")
         approve = dags["rollout"].get_task("approve")
         assert [u["id"] for u in approve.assigned_users] == ["ann", "bob"]
         assert approve.response_timeout == timedelta(hours=36)
@@ -200,6 +212,7 @@ class TestRefused:
             ({"gates": words.Loads()}, "write gates=[...]"),
             ({"retrain": words.Probe()}, "write retrain=[...]"),
             ({"rounds": 0}, "0"),
+            ({"dependencies": None}, "write dependencies=Dependencies(...)"),
             (
                 {"feature_params": {"x": {1}}},
                 "'churn': feature_params: {'x': {1}} is not plain JSON",
@@ -234,6 +247,7 @@ class TestRefused:
             (lambda: words.Table("c", "t", "k", "t", "l", None), "labels is None"),
             (lambda: words.Table("c", "t", "", "t", "l", "ls"), "key is ''"),
             (lambda: words.Approval(by=["a"], within="2 days"), "2 days"),
+            (lambda: words.Dependencies("always"), "'always'; known: 'error', 'warn', 'never'"),
             (lambda: words.Table("c", "t", "k", "t", "l", "ls", lateness="late"), "late"),
         ],
     )

@@ -62,6 +62,9 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     again = run(dags["example_monitor"])
     assert again.state == "success"
     assert len(observations.served("example_electricity")) == 336
+    weekly = run(dags["example_dependencies"])
+    assert weekly.state == "success"
+    assert weekly.value("dependencies")["constraints"]["status"] == "ok"
     rollback = run(dags["example_rollback"])
     assert "nothing to roll back to: example_electricity@1 had no champion before" in str(
         rollback.error

@@ -64,7 +64,7 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     assert state.entries[2].by == "ml-lead"
     assert state.entries[2].reason == "fine"
     assert {t: s for t, s in first.states.items() if s == "skipped"} == dict.fromkeys(
-        ("score", "drift", "performance"), "skipped"
+        ("dependencies", "score", "drift", "performance"), "skipped"
     )
     assert trained.states["another_round"] == "skipped"
     assert first.events[f"{name}/request"] == {"decision": 1}

@@ -56,22 +56,25 @@ def evaluate(
         asked when it was trained; ``None``: it is not.
     :raises ConfigurationError: if the loss is unknown.
     :raises NotEnoughDataError: if every row breaks a contract.
-    :raises UserCodeError: if a model predicts something that is not a finite number.
+    :raises UserCodeError: if the candidate does not load, or predicts what is no finite number; a
+        champion that does so is not compared with, for it has to be replaced.
     """
     function = loss_function(loss)
     with contextlib.ExitStack() as stack:
-        refs = [candidate] if champion is None else [candidate, champion]
-        opened = {ref: stack.enter_context(store.opened(ref)) for ref in refs}
+        opened, why_not = _opened(store, stack, candidate, champion)
         holdout, notes = _usable(opened, holdout)
         y, frame = holdout.y, holdout.frame
-        why_not = _why_not_compared(opened, champion, holdout)
+        why_not = why_not or _why_not_compared(opened, champion, holdout)
         predicted = predictions(opened[candidate], frame, candidate)
         checks = check_answers(datasets, opened[candidate]) if datasets else ()
         load_ms = _p95(opened[candidate], frame.head(SMALL_BATCH))
         comparisons: tuple[Comparison, ...] = ()
         if champion is not None and not why_not:
-            other = predictions(opened[champion], frame, champion)
-            comparisons = (compare(loss, function(y, other), function(y, predicted)),)
+            try:
+                other = predictions(opened[champion], frame, champion)
+                comparisons = (compare(loss, function(y, other), function(y, predicted)),)
+            except UserCodeError as error:
+                why_not = str(error)
     span = holdout.selection
     return Evaluation(
         str(candidate),
@@ -86,6 +89,19 @@ def evaluate(
         burden,
         checks,
     )
+
+
+def _opened(
+    store: ModelStore, stack: contextlib.ExitStack, candidate: ModelRef, champion: ModelRef | None
+) -> tuple[dict[ModelRef, Any], str]:
+    """Open both models, and say why the champion does not load here; empty if it does."""
+    opened: dict[ModelRef, Any] = {candidate: stack.enter_context(store.opened(candidate))}
+    try:
+        if champion is not None:
+            opened[champion] = stack.enter_context(store.opened(champion))
+    except UserCodeError as error:
+        return opened, str(error)
+    return opened, ""
 
 
 def usable_rows(model: Any, rows: pa.Table, key: str) -> pa.BooleanArray:

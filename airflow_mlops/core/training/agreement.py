@@ -5,6 +5,7 @@ Its files are checked by digest, so if the same code builds other features of th
 surrounds it is another: a package, the processor, or something that no archive holds.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -31,11 +32,13 @@ class ServingCheck:
     One question that was asked before a version may serve.
 
     :param status: ``uncertain`` if it could not be answered, such as when old rows are gone.
+    :param moved: largest distance of two answers; ``None``: not measured, or no finite number.
     """
 
     name: str
     status: Literal["ok", "failed", "uncertain"]
     found: str
+    moved: float | None = None
 
     def __str__(self) -> str:
         return f"{self.status:<9} {self.name}: {self.found}"
@@ -132,6 +135,8 @@ def _answers(model: Any, asked: _Asked) -> ServingCheck:
     except Exception as error:  # noqa: BLE001  (whatever another environment does to it)
         return ServingCheck("answers", "failed", f"it raises {type(error).__name__}: {error}")
     moved = float(np.max(np.abs(now - then)))
+    known = moved if math.isfinite(moved) else None
     if not moved <= TOLERANCE:
-        return ServingCheck("answers", "failed", f"{len(now)} answers moved by up to {moved:.3g}")
-    return ServingCheck("answers", "ok", f"{len(now)} answers are what they were")
+        text = f"{len(now)} answers moved by up to {moved:.3g}"
+        return ServingCheck("answers", "failed", text, known)
+    return ServingCheck("answers", "ok", f"{len(now)} answers are what they were", known)

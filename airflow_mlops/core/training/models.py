@@ -332,6 +332,16 @@ class ModelStore:
             raise ModelChangedError(msg)
         return folder
 
+    def about(self, ref: ModelRef) -> dict[str, Any]:
+        """
+        Return the facts that travel with a version; it is not loaded, so it need not load here.
+
+        :raises ModelNotFoundError: if there is no such version, or it says nothing of itself.
+        :raises ModelChangedError: if its files are not those that were evaluated.
+        """
+        with scratch_folder("read") as scratch:
+            return about_of(self.fetch(self.get(ref), scratch), ref)
+
     @contextlib.contextmanager
     def opened(self, ref: ModelRef) -> Iterator[mlops_loader_v1.Model]:
         """
@@ -339,14 +349,14 @@ class ModelStore:
 
         :raises ModelNotFoundError: if there is no such version.
         :raises ModelChangedError: if its files are not those that were evaluated.
-        :raises UserCodeError: if a package it imports is not installed here.
+        :raises UserCodeError: if it does not load here, such as for want of a package.
         """
         with scratch_folder("model") as scratch:
             folder = self.fetch(self.get(ref), scratch)
             try:
                 model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
-            except ImportError as error:
-                msg = f"{ref} does not load here: {error}"
+            except Exception as error:  # whatever another environment does to it
+                msg = f"{ref} does not load here: {type(error).__name__}: {error}"
                 raise UserCodeError(msg) from error
             yield model
 
