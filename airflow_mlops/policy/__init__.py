@@ -7,6 +7,7 @@ an import error of the Dag file and not a failed task at night.
 
 from airflow_mlops.policy.data import Sql, Table, Window
 from airflow_mlops.policy.gates import LOSSES, AtLeast, AtMost, Better, Gate, Loads, NotWorse
+from airflow_mlops.policy.monitoring import Health
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Drift,
@@ -28,6 +29,7 @@ __all__ = [
     "Drift",
     "Gate",
     "Growth",
+    "Health",
     "Loads",
     "NotWorse",
     "OnRequest",
