@@ -43,7 +43,7 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         "decision": decision.to_dict() if decision else None,
         "monitors": {},
     }
-    for monitor in ("contract", "drift", "performance"):
+    for monitor in ("contract", "drift", "performance", "system"):
         last = observations.read(args.model, monitor, last=1)
         found["monitors"][monitor] = dict(last[-1].body) if last else None
     lines = [
@@ -259,6 +259,8 @@ def _trigger(dag_id: str) -> str:
 def _finding(monitor: str, body: dict[str, Any] | None) -> str:
     if body is None:
         return "nothing yet"
+    if "line" in body:
+        return str(body["line"])
     if monitor == "contract":
         return f"{body['status']} on {body['dataset']}: {'; '.join(body['breaks']) or 'no breaks'}"
     if monitor == "drift":

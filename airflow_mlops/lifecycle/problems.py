@@ -11,6 +11,7 @@ from airflow_mlops.policy import (
     Approval,
     Better,
     Gate,
+    Health,
     NotWorse,
     Probe,
     Trigger,
@@ -33,6 +34,8 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
+    if not isinstance(life.health, Health):
+        yield f"health={life.health!r} is no word Health(...)"
     if life.rounds < 1:
         yield f"rounds={life.rounds!r}: an attempt has one round or more"
     if not life.gates:

@@ -36,7 +36,8 @@ class TestStatus:
         found = mlops("status", decided, "--json").json
         assert (found["champion"], found["previous"], found["challenger"]) == (None, None, None)
         assert found["decision"]["op"] == "keep"
-        assert found["monitors"] == {"contract": None, "drift": None, "performance": None}
+        names = ("contract", "drift", "performance", "system")
+        assert found["monitors"] == dict.fromkeys(names)
 
     def test_of_a_model_that_serves(self, mlops, champions, model, ledger, connections):
         from airflow_mlops.hooks.ledger import LedgerHook
@@ -47,9 +48,12 @@ class TestStatus:
         drift = {"drifted": ["price"], "window": 7, "model": f"{model}@2"}
         loss = {"index": 6, "metric": "brier", "champion": [0.2, 0.3], "probe": [0.1, 0.2]}
         loss["model"] = f"{model}@2"
+        system = {"status": "broken", "line": "0.2 GB are free at /data"}
         for monitor, body in (("contract", contract), ("drift", drift), ("performance", loss)):
             observations.record(model, monitor, "s", body)
+        observations.record(model, "system", "s", system)
         done = mlops("status", model)
+        assert system["line"] in done.out
         assert f"{model}: champion 2 since {ledger.state(model).entries[1].at}" in done.out
         assert "previous 1, waiting for approval none" in done.out
         assert "broken on d@4: column 'x' is gone" in done.out

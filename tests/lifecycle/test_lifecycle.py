@@ -17,7 +17,7 @@ pytestmark = pytest.mark.airflow
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    "monitor": "snapshot labels contract score drift performance decide request housekeep",
+    "monitor": "snapshot labels contract score drift performance decide request housekeep system",
     "train": "select features train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
@@ -51,7 +51,7 @@ class TestDags:
         assert [a.uri for a in made.outlets] == ["mlops://churn/data"]
         assert raw.downstream_task_ids == {"labels"}
         assert "snapshot" in labels.downstream_task_ids
-        assert len(monitor.tasks) == 10
+        assert len(monitor.tasks) == 11
         plain = by_stage(Lifecycle(**policy(name="plain")))["monitor"]
         assert edges(monitor) - {("raw", "labels"), ("labels", "snapshot")} == edges(plain) - {
             ("snapshot", "labels")
@@ -119,8 +119,8 @@ class TestDags:
         assert dag.get_task("decide").trigger_rule == "none_failed"
         assert dag.get_task("snapshot").upstream_task_ids == set()
         # whatever becomes of it, there is a decision
-        housekeep = dag.get_task("housekeep")
-        assert housekeep.upstream_task_ids == housekeep.downstream_task_ids == set()
+        for alone in map(dag.get_task, ("housekeep", "system")):
+            assert alone.upstream_task_ids == alone.downstream_task_ids == set()
 
     def test_hold_what_the_policy_says(self, policy):
         gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]
@@ -137,6 +137,7 @@ class TestDags:
                 budget="2 per 10d",
                 approve=words.Approval(by=["ann", "bob"], within="36h"),
                 mlflow_conn_id="my_mlflow",
+                health=words.Health(rss_mb=900.0),
             )
         )
         dags = by_stage(life)
@@ -148,6 +149,8 @@ class TestDags:
         decide = dags["monitor"].get_task("decide").policy
         assert words.Retrain.from_dict(decide) == life.policy
         assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
+        rules = dags["monitor"].get_task("system").rules
+        assert words.Health.from_dict(rules) == words.Health(rss_mb=900.0)
         approve = dags["rollout"].get_task("approve")
         assert [u["id"] for u in approve.assigned_users] == ["ann", "bob"]
         assert approve.response_timeout == timedelta(hours=36)
