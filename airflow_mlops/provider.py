@@ -12,6 +12,7 @@ _STAGES = (
     "deployment",
     "monitoring",
     "dependencies",
+    "health",
     "retraining",
     "housekeeping",
 )
@@ -114,12 +115,16 @@ def _config() -> dict[str, Any]:
         }
 
     return {
-        "description": "Connections that `airflow mlops` uses when none is named.",
+        "description": "Connections that are used when none is named, and a local folder.",
         "options": {
             "mlflow_conn_id": option("Connection to MLflow.", "mlflow_default"),
             "dataset_conn_id": option("Connection to the dataset store.", "dataset_default"),
             "ledger_conn_id": option(
                 "Connection to the PostgreSQL database of schema mlops.", "mlops_default"
+            ),
+            "usage_folder": option(
+                "Local folder where usages of tasks wait for that database.",
+                "{AIRFLOW_HOME}/mlops/usages",
             ),
         },
     }

@@ -23,11 +23,12 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.health import CheckHealthOperator
 from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
-from airflow_mlops.policy import AtLeast, Growth, NotWorse, OnRequest, Probe, Retrain
+from airflow_mlops.policy import AtLeast, Growth, Health, NotWorse, OnRequest, Probe, Retrain
 
 MODEL = "example_electricity"
 POLICY = Retrain(triggers=(Probe("brier"), Growth(1.5), OnRequest()), cooldown="7d")
@@ -88,6 +89,7 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         task_id="request", model=MODEL, decision=decide.output, outlets=[request]
     )
     HousekeepOperator(task_id="housekeep", model=MODEL)
+    CheckHealthOperator(task_id="system", model=MODEL, rules=Health(duration="1h").to_dict())
 
 with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, tags=["example"]):
     select = SelectRowsOperator(task_id="select", model=MODEL, label_column="price_up", span="182d")

@@ -43,7 +43,7 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         "decision": decision.to_dict() if decision else None,
         "monitors": {},
     }
-    for monitor in ("contract", "drift", "performance", "dependencies"):
+    for monitor in ("contract", "drift", "performance", "dependencies", "system"):
         last = observations.read(args.model, monitor, last=1)
         found["monitors"][monitor] = dict(last[-1].body) if last else None
     lines = [

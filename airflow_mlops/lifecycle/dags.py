@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseNotifier
 
+from airflow_mlops.lifecycle.deadlines import alarms
 from airflow_mlops.operators._base import RETRY_POLICY
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
@@ -27,6 +28,7 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.health import CheckHealthOperator
 from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
@@ -47,7 +49,7 @@ def build(life: "Lifecycle") -> tuple[DAG, DAG, DAG]:
 def _monitor(life: "Lifecycle") -> DAG:
     """New rows -> versioned, checked, scored, watched -> one decision."""
     common = _common(life)
-    with _dag(life, "monitor", life.schedule) as dag:
+    with _dag(life, "monitor", life.schedule, deadline=alarms(life)) as dag:
         rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
         score = ScoreBatchOperator(
@@ -68,7 +70,7 @@ def _monitor(life: "Lifecycle") -> DAG:
         decide = _decide(life, rows, labels, contract.output, common)
         [contract, _dependencies(life, common)] >> score >> performance >> decide
         contract >> drift >> decide
-        HousekeepOperator(task_id="housekeep", **common)  # alone: no decision waits for it
+        _alone(life, common)
     return dag
 
 
@@ -110,6 +112,12 @@ def _decide(
         **common,
     )
     return decide
+
+
+def _alone(life: "Lifecycle", common: Mapping[str, Any]) -> None:
+    """What no decision waits for."""
+    HousekeepOperator(task_id="housekeep", **common)
+    CheckHealthOperator(task_id="system", rules=life.health.to_dict(), **common)
 
 
 def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -235,7 +243,7 @@ def _rollout(life: "Lifecycle") -> DAG:
     return dag
 
 
-def _dag(life: "Lifecycle", stage: str, schedule: Any) -> DAG:
+def _dag(life: "Lifecycle", stage: str, schedule: Any, **more: Any) -> DAG:
     return DAG(
         f"{life.name}__{stage}",
         schedule=schedule,
@@ -252,6 +260,7 @@ def _dag(life: "Lifecycle", stage: str, schedule: Any) -> DAG:
         tags=["mlops", life.name, *life.tags],
         doc_md=f"Stage *{stage}* of model **{life.name}**. Who decided what: "
         f"`airflow mlops history {life.name}`",
+        **more,
     )
 
 

@@ -18,6 +18,7 @@ from airflow_mlops.policy import (
     Drift,
     Gate,
     Growth,
+    Health,
     Loads,
     NotWorse,
     OnRequest,
@@ -57,7 +58,10 @@ class Lifecycle:
     :param gates: conditions a candidate has to meet.
     :param dependencies: where the champion may serve, when packages change.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
+    :param health: what tasks may use, and what has to be up; task ``system`` of the monitor looks.
     :param schedule: schedule of the monitor Dag.
+    :param deadline: time within which a run of the monitor has to succeed, such as ``"6h"``, else
+        the notifiers are called; ``None``: no alarm.
     :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
     :param tags: tags of the Dags, beside ``mlops`` and the name.
     :param retries: tries after the first one, for errors that may pass.
@@ -80,7 +84,9 @@ class Lifecycle:
     rounds: int = 2
     gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
     dependencies: Dependencies = field(default_factory=Dependencies)
+    health: Health = field(default_factory=Health)
     schedule: str | None = "@daily"
+    deadline: str | None = None
     notify: Sequence[Any] = ()
     tags: Sequence[str] = ()
     retries: int = 2

@@ -12,6 +12,7 @@ from airflow_mlops.policy import (
     Better,
     Dependencies,
     Gate,
+    Health,
     NotWorse,
     Probe,
     Trigger,
@@ -34,8 +35,12 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
-    if not isinstance(life.dependencies, Dependencies):
-        yield f"dependencies={life.dependencies!r}; write dependencies=Dependencies(...)"
+    words = {"dependencies": Dependencies, "health": Health}
+    yield from (
+        f"{name}={getattr(life, name)!r}; write {name}={word.__name__}(...)"
+        for name, word in words.items()
+        if not isinstance(getattr(life, name), word)
+    )
     if life.rounds < 1:
         yield f"rounds={life.rounds!r}: an attempt has one round or more"
     if not life.gates:

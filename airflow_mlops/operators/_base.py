@@ -66,6 +66,7 @@ class MlopsOperator(BaseOperator):
         self.mlflow_conn_id = mlflow_conn_id
         self.dataset_conn_id = dataset_conn_id
         self.ledger_conn_id = ledger_conn_id
+        self.processed: int | None = None  # rows handled, told to whoever measures rows per second
 
     def models(self) -> "ModelStore":
         """Open the model versions in MLflow."""

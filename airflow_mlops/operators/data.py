@@ -70,6 +70,7 @@ class _SnapshotOperator(MlopsOperator):
             finding = {"status": "broken", "breaks": [str(error)], "dataset": self.dataset}
             self.observations().record(self.model, "contract", run_of(context), finding)
             raise
+        self.processed = commit.added
         self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
         return commit.to_dict()
 

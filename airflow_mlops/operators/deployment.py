@@ -293,6 +293,7 @@ class ScoreBatchOperator(MlopsOperator):
             run=run_of(context),
         )
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
+        self.processed = done.rows
         self.log.info("%s: %d new predictions for %d rows", ref, done.written, done.rows)
         return done.to_dict()
 

@@ -143,6 +143,7 @@ class TrainModelOperator(MlopsOperator):
             MlflowRunLink.name: hook.run_url(done.run_id),
             ModelVersionLink.name: hook.model_url(ModelRef.parse(done.model)),
         }
+        self.processed = done.rows if done.created else None
         self.log.info("%s from recipe %s, %d rows", done.model, done.recipe[:12], done.rows)
         if done.model == f"{self.model}@{self.selection['champion']}":
             msg = (

@@ -16,7 +16,7 @@ from airflow_mlops.policy.gates import (
     Loads,
     NotWorse,
 )
-from airflow_mlops.policy.monitoring import Dependencies
+from airflow_mlops.policy.monitoring import Dependencies, Health
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -48,6 +48,7 @@ __all__ = [
     "Drift",
     "Gate",
     "Growth",
+    "Health",
     "Loads",
     "MaxAge",
     "NewRows",

@@ -3,10 +3,23 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from airflow_mlops.policy.words import Word
+from airflow_mlops.policy.words import Word, between, duration
 
 FailOn = Literal["error", "warn", "never"]
 """What fails a monitor's task: what is broken; what is uncertain as well; nothing."""
+
+
+def known_fail_on(word: str, fail_on: str) -> None:
+    """
+    See that ``fail_on`` is one of the known ones.
+
+    :param word: whose it is; the error names it.
+    :raises ValueError: if it is not.
+    """
+    if fail_on not in get_args(FailOn):
+        known = ", ".join(map(repr, get_args(FailOn)))
+        msg = f"{word} fail_on is {fail_on!r}; known: {known}"
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,44 @@ class Dependencies(Word):
     constraints: str | None = None
 
     def __post_init__(self) -> None:
-        if self.fail_on not in get_args(FailOn):
-            known = ", ".join(map(repr, get_args(FailOn)))
-            msg = f"Dependencies fail_on is {self.fail_on!r}; known: {known}"
-            raise ValueError(msg)
+        known_fail_on("Dependencies", self.fail_on)
+
+
+@dataclass(frozen=True, slots=True)
+class Health(Word):
+    """
+    What the tasks of a model may use, and what has to be up.
+
+    Whatever the limits, a task is also compared with its own earlier runs of about as many rows.
+
+    :param rss_mb: most memory of a task, children included, in MB; none: no limit.
+    :param rows_per_s: fewest rows per second of a task that handles 1,000 rows or more.
+    :param duration: longest a task may take, such as ``"30m"``; waiting for a person is not in it.
+    :param disk_free_gb: least free space of temporary folders and of local datasets, in GB.
+    :param delay: longest the scheduler may let a run wait, such as ``"10m"``.
+    :param factor: by how much a task has to be worse than its own runs to be named.
+    :param silent: so many usual gaps without a run of the monitor, or without a decision, are said.
+    :param fail_on: when the task ``system`` fails: ``"error"`` at what is broken, ``"warn"`` at any
+        finding, ``"never"``.
+    """
+
+    rss_mb: float | None = None
+    rows_per_s: float | None = None
+    duration: str | None = None
+    disk_free_gb: float = 1.0
+    delay: str = "10m"
+    factor: float = 1.5
+    silent: float = 3.0
+    fail_on: FailOn = "never"
+
+    def __post_init__(self) -> None:
+        for name in ("rss_mb", "rows_per_s"):
+            value = getattr(self, name)
+            if value is not None:
+                between(f"Health {name}", value, 1e-6, 1e12)
+        between("Health disk_free_gb", self.disk_free_gb, 0.0, 1e6)
+        between("Health factor", self.factor, 1.1, 100.0)
+        between("Health silent", self.silent, 1.0, 1e3)
+        for text in (self.delay, *([] if self.duration is None else [self.duration])):
+            duration(text)
+        known_fail_on("Health", self.fail_on)

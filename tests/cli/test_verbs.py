@@ -36,8 +36,8 @@ class TestStatus:
         found = mlops("status", decided, "--json").json
         assert (found["champion"], found["previous"], found["challenger"]) == (None, None, None)
         assert found["decision"]["op"] == "keep"
-        monitors = ("contract", "drift", "performance", "dependencies")
-        assert found["monitors"] == dict.fromkeys(monitors)
+        names = ("contract", "drift", "performance", "dependencies", "system")
+        assert found["monitors"] == dict.fromkeys(names)
 
     def test_of_a_model_that_serves(self, mlops, champions, model, ledger, connections):
         from airflow_mlops.hooks.ledger import LedgerHook
@@ -49,11 +49,13 @@ class TestStatus:
         loss = {"index": 6, "metric": "brier", "champion": [0.2, 0.3], "probe": [0.1, 0.2]}
         loss["model"] = f"{model}@2"
         packages = {"status": "broken", "line": "numpy 1 -> 2 moved its answers"}
+        system = {"status": "broken", "line": "0.2 GB are free at /data"}
         bodies = {"contract": contract, "drift": drift, "performance": loss}
-        for monitor, body in (bodies | {"dependencies": packages}).items():
+        for monitor, body in (bodies | {"dependencies": packages, "system": system}).items():
             observations.record(model, monitor, "s", body)
         done = mlops("status", model)
         assert "  dependencies numpy 1 -> 2 moved its answers" in done.out
+        assert system["line"] in done.out
         assert f"{model}: champion 2 since {ledger.state(model).entries[1].at}" in done.out
         assert "previous 1, waiting for approval none" in done.out
         assert "broken on d@4: column 'x' is gone" in done.out

@@ -14,6 +14,7 @@ from airflow_mlops.policy import (
     Drift,
     Gate,
     Growth,
+    Health,
     Loads,
     NotWorse,
     OnRequest,
@@ -45,6 +46,7 @@ WORDS = (
     Approval(("lead", "owner"), "1d"),
     Dependencies("warn", "/opt/constraints.txt"),
     Retrain((Probe(), OnRequest()), "2d", "1 per 7d"),
+    Health(2_000.0, 100.0, "30m", 5.0, "1h", 2.0, 4.0, "warn"),
 )
 
 
@@ -78,6 +80,14 @@ def test_every_word_is_tested_here():
         (lambda: Approval(()), "at least one user"),
         (lambda: Approval(("a",), "later"), "later"),
         (lambda: Retrain(cooldown="x"), "'x'"),
+        (lambda: Health(rss_mb=0), "Health rss_mb.*not 0"),
+        (lambda: Health(rows_per_s=-1), "Health rows_per_s.*-1"),
+        (lambda: Health(duration="long"), "long"),
+        (lambda: Health(delay="soon"), "soon"),
+        (lambda: Health(disk_free_gb=-1), "disk_free_gb"),
+        (lambda: Health(factor=1.0), "Health factor.*1.1"),
+        (lambda: Health(silent=0.5), "Health silent.*0.5"),
+        (lambda: Health(fail_on="always"), "'always'; known: never, warn, error"),
         (lambda: Retrain(budget="4"), "'4 per 30d', not '4'"),
         (lambda: Retrain(budget="4 per moon"), "moon"),
         (lambda: Word.from_dict({"word": "Nope"}), "'Nope'; known: .*Probe"),

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.monitoring.observations import Observations
 from include.electricity import story as demo
 from include.electricity.deliveries import WEEK
 
@@ -62,6 +63,30 @@ def check_one_version(client):
     runs = client.search_runs([experiment])
     assert sorted(r.info.status for r in runs) == ["FINISHED", "KILLED"]
     assert {r.data.tags["airflow.try_number"] for r in runs} == {"1", "2"}
+
+
+def check_usages(stack):
+    """Each try of each task that ran is on record, the killed and the parked one included."""
+    store = Observations(stack.dsn("mlops", user="mlops_task"))
+    found = {o.subject: o.body for o in store.read(MODEL, "usage")}
+    by_task = {(body["task_id"], body["outcome"]) for body in found.values()}
+    assert {("train", "killed"), ("train", "success"), ("approve", "success")} <= by_task
+    assert {("snapshot", "success"), ("score", "success"), ("system", "success")} <= by_task
+    assert "failed" in {body["outcome"] for body in found.values()}  # the broken delivery
+    assert len(found) == len(
+        {(b["dag_id"], b["run_id"], b["task_id"], b["try"]) for b in found.values()}
+    )
+    trained = [b for b in found.values() if b["task_id"] == "train" and b["outcome"] == "success"]
+    assert all(b["rows"] > 1_000 and b["cpu_s"] > 0 and b["rss_mb"] > 100 for b in trained)
+    looks = [o.body for o in store.read(MODEL, "system")]
+    assert looks[-1]["airflow"]["scheduler"] == "healthy"
+    assert any("train" in f["what"] and "killed" in f["line"] for b in looks for f in b["findings"])
+
+
+def check_components(stack):
+    stack.check()
+    assert {c.state for c in stack.status()} == {"up"}
+    assert outside(stack) <= {stack.settings.ports[p] for p in ("worker_log", "trigger_log")}
 
 
 def test_a_whole_life(world):
@@ -129,9 +154,8 @@ def test_a_whole_life(world):
         *("request", "retrain", "propose", "promote"),
         "rollback",
     ]
-    stack.check()
-    assert {c.state for c in stack.status()} == {"up"}
-    assert outside(stack) <= {stack.settings.ports[p] for p in ("worker_log", "trigger_log")}
+    check_usages(stack)
+    check_components(stack)
 
 
 def outside(stack):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.airflow
 ROOT = Path(__file__).parents[2]
 TASKS = {
     "monitor": "snapshot labels contract dependencies may_serve score drift performance decide "
-    "request housekeep",
+    "request housekeep system",
     "train": "select features train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
@@ -52,7 +52,7 @@ class TestDags:
         assert [a.uri for a in made.outlets] == ["mlops://churn/data"]
         assert raw.downstream_task_ids == {"labels"}
         assert "snapshot" in labels.downstream_task_ids
-        assert len(monitor.tasks) == 12
+        assert len(monitor.tasks) == 13
         plain = by_stage(Lifecycle(**policy(name="plain")))["monitor"]
         assert edges(monitor) - {("raw", "labels"), ("labels", "snapshot")} == edges(plain) - {
             ("snapshot", "labels")
@@ -128,8 +128,8 @@ class TestDags:
         serve = dag.get_task("may_serve")
         assert (serve.trigger_rule, serve.downstream_task_ids) == ("none_failed", set())
         # whatever becomes of it, there is a decision
-        housekeep = dag.get_task("housekeep")
-        assert housekeep.upstream_task_ids == housekeep.downstream_task_ids == set()
+        for alone in map(dag.get_task, ("housekeep", "system")):
+            assert alone.upstream_task_ids == alone.downstream_task_ids == set()
 
     def test_hold_what_the_policy_says(self, policy):
         gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]
@@ -147,6 +147,7 @@ class TestDags:
                 approve=words.Approval(by=["ann", "bob"], within="36h"),
                 dependencies=words.Dependencies("warn", "/opt/constraints.txt"),
                 mlflow_conn_id="my_mlflow",
+                health=words.Health(rss_mb=900.0),
             )
         )
         dags = by_stage(life)
@@ -160,6 +161,8 @@ class TestDags:
         assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
         asked = dags["monitor"].get_task("dependencies")
         assert (asked.fail_on, asked.constraints) == ("warn", "/opt/constraints.txt")
+        rules = dags["monitor"].get_task("system").rules
+        assert words.Health.from_dict(rules) == words.Health(rss_mb=900.0)
         approve = dags["rollout"].get_task("approve")
         assert [u["id"] for u in approve.assigned_users] == ["ann", "bob"]
         assert approve.response_timeout == timedelta(hours=36)

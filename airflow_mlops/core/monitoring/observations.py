@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -58,18 +58,31 @@ class Observations:
     Findings, predictions and quarantined rows of one database.
 
     :param dsn: libpq connection string of a login that has role ``mlops_writer``; never logged.
+    :param timeout: seconds that a connection may take.
     """
 
     dsn: str = field(repr=False)
+    timeout: int = 5
 
     def record(self, model: str, monitor: str, subject: str, body: Mapping[str, Any]) -> None:
         """Store a finding; the same monitor and subject is written over."""
-        with self._connected() as connection:
-            connection.execute(
+        self.record_all([(model, monitor, subject, body)])
+
+    def record_all(self, findings: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> None:
+        """
+        Store findings: all of them, or none.
+
+        :param findings: model, monitor, subject and body of each.
+        """
+        rows = [
+            (model, monitor, subject, Jsonb(dict(b))) for model, monitor, subject, b in findings
+        ]
+        with self._connected() as connection, connection.transaction():
+            connection.cursor().executemany(
                 "insert into mlops.observations (model, monitor, subject, body) "
                 "values (%s, %s, %s, %s) on conflict (model, monitor, subject) do update "
                 "set body = excluded.body, recorded_at = clock_timestamp()",
-                (model, monitor, subject, Jsonb(dict(body))),
+                rows,
             )
 
     def read(
@@ -199,7 +212,9 @@ class Observations:
     @contextlib.contextmanager
     def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
         try:
-            with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
+            with psycopg.connect(
+                self.dsn, autocommit=True, connect_timeout=self.timeout
+            ) as connection:
                 yield connection
         except psycopg.errors.UndefinedTable as error:
             msg = "schema mlops is not in this database; make it: airflow mlops migrate"

@@ -130,9 +130,10 @@ def _make(
         functions = Functions.load(
             recipe, training.rows, training.features, training.train, scratch / "code"
         )
-        features = functions.built()
-        fitted = functions.fitted(features, training.verify)
-        base = functions.backtest(features, loss[1])
+        with store.watched(run_id):
+            features = functions.built()
+            fitted = functions.fitted(features, training.verify)
+            base = functions.backtest(features, loss[1])
         metrics = {f"base_{loss[0]}": base, "training_rows": float(len(training.rows))}
         saved = save_model(
             folder / "model",

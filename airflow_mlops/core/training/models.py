@@ -5,6 +5,7 @@ MLflow's client with explicit ids only: no active run, no global tracking URI.
 """
 
 import contextlib
+import logging
 import math
 import re
 import time
@@ -48,6 +49,9 @@ EVALUATION = "evaluation.json"
 """Artifact of a run that says how its model was judged, and on which rows."""
 
 _COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")
+
+SYSTEM_INTERVAL = 5
+"""Seconds between two readings of MLflow's monitor of the machine; a shorter fit has none."""
 
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
@@ -215,6 +219,27 @@ class ModelStore:
         now = int(time.time() * 1000)
         with talking(run_id):
             self.client.log_batch(run_id, [Metric(k, float(v), now, 0) for k, v in metrics.items()])
+
+    @contextlib.contextmanager
+    def watched(self, run_id: str) -> Iterator[None]:
+        """
+        Let MLflow note what the machine does meanwhile, every 5 s, as metrics ``system/...``.
+
+        What its monitor cannot read is left out; what it cannot send fails nothing.
+        """
+        from mlflow.system_metrics import system_metrics_monitor as system
+
+        said = logging.getLogger(system.__name__)
+        before = said.level
+        said.setLevel(logging.ERROR)  # it tells each start, each end and each missing GPU
+        uri = self.client.tracking_uri
+        monitor = system.SystemMetricsMonitor(run_id, SYSTEM_INTERVAL, tracking_uri=uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+            said.setLevel(before)
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """Return the metrics of a run."""

@@ -1,5 +1,9 @@
 """Training: one recipe, one version; a function that breaks its promise is named."""
 
+import logging
+import threading
+import time
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -250,3 +254,41 @@ def test_features_of_one_row_are_trained_on(model_store, make_training, name):
         "def fit(X, y, *, seed):\n    return D(max_depth=2, random_state=seed).fit(X, y)",
     )
     assert train_model(model_store, training, loss=BRIER, tags={}).created
+
+
+SLOW = """
+    import time
+    from sklearn.linear_model import LogisticRegression
+
+    def fit(X, y, *, seed, fails=False, **params):
+        time.sleep(0.4)
+        if fails:
+            raise RuntimeError("no more memory")
+        return LogisticRegression(random_state=seed).fit(X, y)
+"""
+
+
+def test_the_run_shows_what_the_machine_did_while_it_trained(
+    model_store, make_training, monkeypatch, capfd
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    done = train_model(model_store, make_training(train=SLOW), loss=BRIER, tags={})
+    found = {k: v for k, v in model_store.metrics(done.run_id).items() if k.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= {*found}
+    assert found["system/system_memory_usage_megabytes"] > 0
+    assert "monitor" not in capfd.readouterr().err
+
+
+def test_no_monitor_of_the_machine_outlives_a_training(model_store, make_training):
+    with pytest.raises(UserCodeError, match="no more memory"):
+        train_model(
+            model_store, make_training(train=SLOW, params={"fails": True}), loss=BRIER, tags={}
+        )
+    assert "SystemMetricsMonitor" not in {t.name for t in threading.enumerate()}
+
+
+def test_a_training_does_not_need_the_machine_to_be_watched(model_store):
+    before = logging.getLogger("mlflow.system_metrics.system_metrics_monitor").level
+    with model_store.watched("no such run"):
+        time.sleep(0.05)
+    assert logging.getLogger("mlflow.system_metrics.system_metrics_monitor").level == before
