@@ -15,6 +15,7 @@ _STAGES = (
     "health",
     "retraining",
     "housekeeping",
+    "reproduction",
 )
 
 

@@ -25,7 +25,7 @@ Lifecycle(
         labels="public.electricity_labels",
         label="price_up",
     ),
-    select=Window(span="182d", step="7d"),
+    select=Window(span="730d", step="7d"),
     features="include.electricity.features:build",
     train="include.electricity.train:fit",
     seed=7,

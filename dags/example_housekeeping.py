@@ -3,7 +3,7 @@
 from airflow.sdk import DAG
 
 from airflow_mlops.operators.housekeeping import HousekeepOperator
-from airflow_mlops.operators.training import ReproduceModelOperator
+from airflow_mlops.operators.reproduction import ReproduceModelOperator
 
 MODEL = "electricity"
 

@@ -27,7 +27,11 @@ from airflow_mlops.operators.health import CheckHealthOperator
 from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
-from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+from airflow_mlops.operators.training import (
+    ArchiveFeaturesOperator,
+    ChooseHistoryOperator,
+    TrainModelOperator,
+)
 from airflow_mlops.policy import AtLeast, Growth, Health, NotWorse, OnRequest, Probe, Retrain
 
 MODEL = "example_electricity"
@@ -92,15 +96,15 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
     CheckHealthOperator(task_id="system", model=MODEL, rules=Health(duration="1h").to_dict())
 
 with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, tags=["example"]):
-    select = SelectRowsOperator(task_id="select", model=MODEL, label_column="price_up", span="182d")
+    select = SelectRowsOperator(task_id="select", model=MODEL, label_column="price_up", span="730d")
     features = ArchiveFeaturesOperator(
         task_id="features",
         model=MODEL,
         features="include.electricity.features:build",
         selection=select.output,
     )
-    train = TrainModelOperator(
-        task_id="train",
+    history = ChooseHistoryOperator(
+        task_id="history",
         model=MODEL,
         features="include.electricity.features:build",
         feature_set=features.output,
@@ -108,14 +112,23 @@ with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, 
         selection=select.output,
         seed=7,
     )
+    train = TrainModelOperator(
+        task_id="train",
+        model=MODEL,
+        features="include.electricity.features:build",
+        feature_set=features.output,
+        train="include.electricity.train:fit",
+        selection=history.output,
+        seed=7,
+    )
     evaluate = EvaluateModelOperator(
-        task_id="evaluate", model=MODEL, trained=train.output, selection=select.output
+        task_id="evaluate", model=MODEL, trained=train.output, selection=history.output
     )
     gate = JudgeCandidateOperator(
         task_id="gate",
         model=MODEL,
         evaluation=evaluate.output,
-        selection=select.output,
+        selection=history.output,
         gates=[gate.to_dict() for gate in GATES],
     )
     SubmitCandidateOperator(
@@ -123,14 +136,14 @@ with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, 
         model=MODEL,
         evaluation=evaluate.output,
         verdict=gate.output,
-        selection=select.output,
+        selection=history.output,
         outlets=[candidate],
     )
     RetryRoundOperator(
         task_id="another_round",
         model=MODEL,
         verdict=gate.output,
-        selection=select.output,
+        selection=history.output,
         outlets=[request],
     )
 

@@ -32,7 +32,11 @@ from airflow_mlops.operators.health import CheckHealthOperator
 from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
-from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+from airflow_mlops.operators.training import (
+    ArchiveFeaturesOperator,
+    ChooseHistoryOperator,
+    TrainModelOperator,
+)
 
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
@@ -175,20 +179,39 @@ def _train(life: "Lifecycle") -> DAG:
             selection=select.output,
             **common,
         )
+        selection = _history(life, select.output, features.output, common)
         train = TrainModelOperator(
             task_id="train",
             features=life.features,
             feature_set=features.output,
             train=life.train,
-            selection=select.output,
+            selection=selection,
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
             inlets=[life.asset("data"), life.asset("request")],
             **common,
         )
-        _judge(life, train.output, {"selection": select.output, **common})
+        _judge(life, train.output, {"selection": selection, **common})
     return dag
+
+
+def _history(life: "Lifecycle", selection: Any, features: Any, common: Mapping[str, Any]) -> Any:
+    """See which history helps now, if the policy wants to know."""
+    if not life.select.shorter:
+        return selection
+    return ChooseHistoryOperator(
+        task_id="history",
+        selection=selection,
+        features=life.features,
+        feature_set=features,
+        train=life.train,
+        shorter=life.select.shorter,
+        metric=life.metric,
+        train_params=dict(life.params),
+        seed=life.seed,
+        **common,
+    ).output
 
 
 def _judge(life: "Lifecycle", trained: Any, common: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """``Lifecycle``: the whole life of one model, as one declaration of policy."""
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ from airflow_mlops.policy import (
     Trigger,
     Window,
 )
+
+declared: "ContextVar[list[Lifecycle] | None]" = ContextVar("declared", default=None)
+"""Where the lifecycles of a Dag file are gathered, while somebody reads it for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,9 @@ class Lifecycle:
             msg = f"Lifecycle {self.name!r}: {problem}"
             raise ConfigurationError(msg)
         refuse_twin(f"{self.name}__monitor")
+        found = declared.get()
+        if found is not None:
+            found.append(self)
         object.__setattr__(self, "dags", build(self))
 
     @property

@@ -10,6 +10,7 @@ from airflow_mlops.policy import (
     LOSSES,
     Approval,
     Better,
+    Decay,
     Dependencies,
     Gate,
     Health,
@@ -48,7 +49,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
     for word in (*life.gates, *life.retrain):
-        if isinstance(word, NotWorse | Better | Probe) and word.metric != life.metric:
+        if isinstance(word, NotWorse | Better | Probe | Decay) and word.metric != life.metric:
             yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
 
 

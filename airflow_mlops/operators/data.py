@@ -315,6 +315,8 @@ class SelectRowsOperator(MlopsOperator):
             "burden": evidence["burden"],
             "params": evidence["params"],
             "features": pins.get("features"),
+            "share": float(evidence.get("share", 1.0)),
+            "pinned": "data" in pins,
             "train": learn.to_dict(),
             "holdout": holdout.to_dict(),
             "champion": state.champion,

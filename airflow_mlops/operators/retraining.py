@@ -1,20 +1,14 @@
 """Operators for retraining: decide from evidence, and request a training run."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom, airflow_url, run_page, task_of
 from airflow_mlops.operators.links import DecisionLink
-
-if TYPE_CHECKING:
-    from airflow_mlops.core.data.commits import WindowStats
-    from airflow_mlops.core.data.tables import Table
-    from airflow_mlops.core.ledger import State
-    from airflow_mlops.core.retraining.evidence import Champion, Evidence
 
 
 class DecideRetrainOperator(MlopsOperator):
@@ -54,8 +48,8 @@ class DecideRetrainOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Gather the evidence, decide, and append the decision to the ledger."""
-        from airflow_mlops.core.data.selection import labelled_windows
         from airflow_mlops.core.retraining.decide import decide
+        from airflow_mlops.core.retraining.gathering import Gathering
         from airflow_mlops.core.retraining.record import record
         from airflow_mlops.policy import Retrain
 
@@ -65,15 +59,11 @@ class DecideRetrainOperator(MlopsOperator):
         data, labels = (
             store.open(DatasetRef.parse(part["ref"])) for part in (self.snapshot, self.labels)
         )
-        labelled = labelled_windows(data, labels)
-        evidence = self._evidence(ledger.state(self.model), data, str(labels.ref), labelled)
-        entry = record(
-            ledger,
-            evidence,
-            decide(evidence, policy),
-            policy,
-            by=task_of(context),
-        )
+        gathering = Gathering(self.model, self.metric, self.models(), self.observations())
+        broken = self.contract["fatal"] if self.contract else ()
+        evidence = gathering.evidence(ledger.state(self.model), data, labels, policy, broken=broken)
+        decision = decide(evidence, policy)
+        entry = record(ledger, evidence, decision, policy, by=task_of(context))
         self.registry().reconcile(self.model)
         self.urls = {DecisionLink.name: _xcom_page(context)}
         self.log.info("%s: %s", entry.op, entry.reason)
@@ -86,48 +76,6 @@ class DecideRetrainOperator(MlopsOperator):
             "facts": entry.evidence["facts"],
             "drifted": entry.evidence["drifted"],
         }
-
-    def _evidence(
-        self, state: "State", data: "Table", labels: str, labelled: Sequence["WindowStats"]
-    ) -> "Evidence":
-        """Read what the monitors wrote about the champion."""
-        from airflow_mlops.core.monitoring.performance import ServedWindow
-        from airflow_mlops.core.retraining.evidence import gather
-
-        observations = self.observations()
-        ref = None if state.champion is None else ModelRef(self.model, state.champion)
-        served = [
-            window
-            for o in (observations.read(self.model, "performance", of=ref) if ref else ())
-            if (window := ServedWindow.from_dict(o.body)).metric == self.metric
-        ]
-        drift = {
-            o.body["window"]: (bool(o.body["drifted"]), tuple(o.body["drifted"]))
-            for o in (observations.read(self.model, "drift", of=ref) if ref else ())
-        }
-        return gather(
-            state,
-            model=self.model,
-            data=str(data.ref),
-            labels=labels,
-            now=data.watermark.isoformat() if data.watermark else "",
-            champion=self._champion(state),
-            windows=sorted(served, key=lambda w: w.index),
-            drift=[drift[index] for index in sorted(drift)],
-            labelled_rows=sum(window.rows for window in labelled),
-            broken=self.contract["fatal"] if self.contract else (),
-            labelled_until=labelled[-1].end if labelled else "",
-        )
-
-    def _champion(self, state: "State") -> "Champion | None":
-        from airflow_mlops.core.retraining.evidence import Champion
-        from airflow_mlops.core.training import models
-
-        if state.champion is None:
-            return None
-        version = self.models().get(ModelRef(self.model, state.champion))
-        loss, rows = version.fact(models.BASE_LOSS), version.fact(models.TRAINING_ROWS)
-        return Champion(state.champion, float(loss), int(rows), version.fact(models.UNTIL))
 
 
 class RequestTrainingOperator(MlopsOperator):

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,14 +12,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url, task_of
-from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink, ReportLink
+from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url
+from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
 from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.features import CodeArchive
     from airflow_mlops.core.data.selection import Selection
     from airflow_mlops.core.data.tables import Table
+    from airflow_mlops.core.evaluation.spans import SpanChoice
 
 
 class ArchiveFeaturesOperator(MlopsOperator):
@@ -70,6 +71,96 @@ class ArchiveFeaturesOperator(MlopsOperator):
             "files": sorted(code.files),
             "pinned": pinned,
         }
+
+
+class ChooseHistoryOperator(MlopsOperator):
+    """
+    See which history helps now: fit a model on the whole span and on shorter ones.
+
+    Returns the selection, with the rows of the shorter span if its model is surely better on the
+    hold-out. A first model, a further round and rows that a person named keep their span.
+
+    :param selection: what ``SelectRowsOperator`` returned (templated).
+    :param features: ``module:function`` of ``build(rows, **params) -> frame`` (templated).
+    :param feature_set: what ``ArchiveFeaturesOperator`` returned (templated).
+    :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator`` (templated).
+    :param shorter: shares of the span to try, such as ``(0.25,)``; none: nothing is tried.
+    :param metric: per-row loss they are compared in.
+    :param train_params: parameters for the training function.
+    :param seed: seed handed to the training function.
+    """
+
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "selection",
+        "features",
+        "feature_set",
+        "train",
+    )
+
+    def __init__(
+        self,
+        *,
+        selection: Xcom,
+        features: str,
+        feature_set: Xcom,
+        train: str,
+        shorter: Sequence[float] = (0.25, 0.0625),
+        metric: str = "brier",
+        train_params: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.selection = selection
+        self.features = features
+        self.feature_set = feature_set
+        self.train = train
+        self.shorter = shorter
+        self.metric = metric
+        self.train_params = train_params
+        self.seed = seed
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Try the spans, and name the rows to learn from."""
+        from airflow_mlops.core.evaluation.spans import OWN
+
+        asked: dict[str, Any] = dict(self.selection)
+        if not self.shorter or asked["champion"] is None or asked["share"] < 1 or asked["pinned"]:
+            return asked
+        learn = asked["train"]
+        since, until = (datetime.fromisoformat(learn[end]) for end in ("since", "until"))
+        spans = {f"x{share:g}": until - (until - since) * share for share in self.shorter}
+        choice = self._choice(spans)
+        self.log.info("%s", choice)
+        if choice.chosen != OWN:
+            learn = {**learn, "since": spans[choice.chosen].isoformat()}
+        return {**asked, "train": learn, "history": choice.to_dict()}
+
+    def _choice(self, spans: Mapping[str, datetime]) -> "SpanChoice":
+        from airflow_mlops.core.data.contract import Contract, row_breaks
+        from airflow_mlops.core.data.features import archive
+        from airflow_mlops.core.data.selection import Selection
+        from airflow_mlops.core.evaluation.spans import try_spans
+        from airflow_mlops.core.refs import DatasetRef
+        from airflow_mlops.core.scratch import scratch_folder
+        from airflow_mlops.core.training.functions import Functions
+
+        given, store = self.feature_set, self.datasets()
+        learn, hold = (Selection.from_dict(self.selection[part]) for part in ("train", "holdout"))
+        rows, holdout = learn.read(store), hold.read(store)
+        contract = _contract(store.open(DatasetRef.parse(learn.data)), learn)
+        good, _ = row_breaks(Contract.from_dict(contract), holdout.rows, holdout.key)
+        with scratch_folder("train") as folder:
+            functions = Functions.load(
+                rows,
+                _source(self, self.features, given.get("pinned"), given.get("params")),
+                archive(self.train),
+                folder,
+                params={**(self.train_params or {}), **self.selection["params"]},
+                seed=self.seed,
+            )
+            return try_spans(functions, spans, holdout.filter(good), metric=self.metric)
 
 
 class TrainModelOperator(MlopsOperator):
@@ -226,80 +317,6 @@ class TrainModelOperator(MlopsOperator):
             "mlflow.source.type": "JOB",
             "mlflow.source.name": ti.dag_id,
         }
-
-
-class ReproduceModelOperator(MlopsOperator):
-    """
-    Train a version again in a process of its own, and say how far the result agrees with it.
-
-    Nothing is registered. The finding goes to the version's MLflow run as ``reproduction.json``,
-    its verdict to the version's tag ``mlops.reproduced``. Skipped while there is no champion.
-
-    :param ref: version to train again, ``name@version``; none: the champion (templated).
-    :param tolerance: largest distance of two predictions that still counts as the same.
-    :param fail_on: ``"differs"`` fails the task if the model could not be made again, ``"never"``
-        only returns what was found.
-    """
-
-    template_fields = (*MlopsOperator.template_fields, "ref")
-    operator_extra_links = (ModelVersionLink(), ReportLink())
-
-    def __init__(
-        self,
-        *,
-        ref: str | None = None,
-        tolerance: float = 1e-6,
-        fail_on: Literal["differs", "never"] = "differs",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.ref = ref
-        self.tolerance = tolerance
-        self.fail_on = fail_on
-        self.urls: dict[str, str] = {}
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Train again, compare, and put the finding beside the model.
-
-        :raises RejectedError: if the predictions differ, unless ``fail_on`` is ``"never"``.
-        """
-        from airflow_mlops.core.errors import RejectedError
-        from airflow_mlops.core.training.reproduce import REPORT, record_reproduction, reproduce
-
-        ref, hook = self._asked(), MlflowHook(self.mlflow_conn_id)
-        store = hook.models()
-        found = reproduce(store, self.datasets(), ref, tolerance=self.tolerance)
-        record_reproduction(store, found, by=task_of(context))
-        self.urls = {
-            ModelVersionLink.name: hook.model_url(ref),
-            ReportLink.name: hook.run_url(store.get(ref).run_id, artifact=REPORT),
-        }
-        for line in str(found).splitlines():
-            self.log.info("%s", line)
-        if found.verdict == "differs" and self.fail_on == "differs":
-            msg = f"{found}\n{ref} cannot be made again here; look at the first step that differs"
-            raise RejectedError(msg)
-        return found.to_dict()
-
-    def _asked(self) -> ModelRef:
-        """Return the version to train again."""
-        from airflow_mlops.core.errors import ConfigurationError
-
-        if self.fail_on not in ("differs", "never"):
-            msg = f"fail_on={self.fail_on!r}; known: 'differs', 'never'"
-            raise ConfigurationError(msg)
-        if self.ref in (None, "", "None"):
-            champion = self.ledger().state(self.model).champion
-            if champion is None:
-                msg = f"{self.model} has no champion to make again yet"
-                raise AirflowSkipException(msg)
-            return ModelRef(self.model, champion)
-        ref = ModelRef.parse(str(self.ref))
-        if ref.name != self.model:
-            msg = f"{ref} is no version of {self.model}; give ref='{self.model}@<version>'"
-            raise ConfigurationError(msg)
-        return ref
 
 
 def _contract(data: "Table", selection: "Selection") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from airflow_mlops.policy.words import Word, duration
+from airflow_mlops.policy.words import Word, between, duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,20 @@ class Window(Word):
     """
     Which rows to learn from.
 
-    :param span: how much history to train on, counted back from the newest labelled row.
+    :param span: most history to train on, counted back from the newest labelled row.
     :param step: length of one window: the unit of monitoring, of labels and of the hold-out.
+    :param shorter: shares of ``span`` that a retrain also tries: old rows may be wrong by now. One
+        of them is taken if its model is surely better on the hold-out; empty: always ``span``.
     """
 
     span: str
     step: str = "7d"
+    shorter: tuple[float, ...] = (0.25, 0.0625)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shorter", tuple(self.shorter))
+        for share in self.shorter:
+            between("Window shorter", share, 1e-6, 0.999999)
         if duration(self.span) < 2 * duration(self.step):
             msg = f"span {self.span!r} must hold two windows of {self.step!r} or more"
             raise ValueError(msg)

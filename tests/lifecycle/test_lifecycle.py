@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TASKS = {
     "monitor": "snapshot labels contract dependencies may_serve score drift performance decide "
     "request housekeep system",
-    "train": "select features train evaluate gate submit another_round",
+    "train": "select features history train evaluate gate submit another_round",
     "rollout": "smoke approve promote",
 }
 

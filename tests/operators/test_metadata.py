@@ -10,7 +10,7 @@ from airflow.sdk import DAG, conf
 
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators._base import airflow_url, run_url
-from airflow_mlops.operators.training import ReproduceModelOperator
+from airflow_mlops.operators.reproduction import ReproduceModelOperator
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]

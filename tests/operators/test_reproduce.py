@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.training.reproduce import REPORT, REPRODUCED
-from airflow_mlops.operators.training import ReproduceModelOperator
+from airflow_mlops.operators.reproduction import ReproduceModelOperator
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]

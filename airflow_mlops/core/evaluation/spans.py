@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import NotEnoughDataError
-from airflow_mlops.core.evaluation.comparison import Comparison, compare
+from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
+from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.training.functions import Functions
 
 OWN = "own"
 ALPHA = 0.05
@@ -60,3 +66,32 @@ def choose_span(
     alpha = ALPHA / max(len(compared), 1)
     better = {n: c.difference for n, c in compared.items() if c.bound(alpha) < 0}
     return SpanChoice(min(better, key=better.__getitem__) if better else OWN, compared)
+
+
+def try_spans(
+    functions: Functions, spans: Mapping[str, datetime], holdout: Labelled, *, metric: str
+) -> SpanChoice:
+    """
+    Fit a model on each span, and choose by what they lose on the hold-out.
+
+    :param functions: the user's functions, with the rows of the own span.
+    :param spans: name -> time at which its rows begin, within the own span; those with too few
+        rows, or with one class only, are left out.
+    :param holdout: later labelled rows.
+    :param metric: the per-row loss.
+    """
+    loss = loss_function(metric)
+    features, rows = functions.built(), functions.rows
+    times = rows.rows[rows.time]
+
+    def losses(first: int) -> NDArray[np.float64]:
+        estimator = functions.estimator(features.iloc[first:], rows.y[first:])
+        return loss(holdout.y, functions.predict(estimator, holdout.rows))
+
+    others = {}
+    for name, since in spans.items():
+        first = int(pc.sum(pc.less(times, pa.scalar(since, times.type))).as_py())
+        y = rows.y[first:]
+        if first > 0 and len(y) >= MIN_ROWS and len(np.unique(y)) > 1:
+            others[name] = losses(first)
+    return choose_span(metric, losses(0), others) if others else SpanChoice(OWN, {})

@@ -30,6 +30,7 @@ class History:
     :param key: column that names a row.
     :param time: column of the time.
     :param bounds: first row of each window, and the end of the last one.
+    :param notes: what was assumed about the columns.
     """
 
     rows: pa.Table
@@ -38,22 +39,27 @@ class History:
     key: str
     time: str
     bounds: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, *, key: str, time: str, label: str) -> Self:
+    def read(
+        cls, path: Path, *, key: str, time: str, label: str, guess: Sequence[str] = ()
+    ) -> Self:
         """
         Read a Parquet file; rows without a label are left out.
 
         :param key: column that names a row; if it is not there, rows are numbered.
+        :param time: column of the time; if it is not there, the only timestamp takes its place.
+        :param guess: names that are looked for if ``label`` is not there.
         :raises ConfigurationError: if the file cannot be read, lacks a column, is not in the order
             of time, or its labels are no numbers.
         """
         table = _read(path)
-        for name in (time, label):
-            if name not in table.schema.names:
-                known = ", ".join(table.schema.names)
-                msg = f"no column {name!r} in {path}; it has {known} (--time, --label)"
-                raise ConfigurationError(msg)
+        clocks = [f.name for f in table.schema if pt.is_timestamp(f.type) or pt.is_date(f.type)]
+        named = [_found(table, path, time, clocks), _found(table, path, label, guess)]
+        pairs = zip(named, (time, label), strict=True)
+        notes = [f"{found!r} stands for {asked!r}" for found, asked in pairs if found != asked]
+        time, label = named
         table = table.filter(pc.is_valid(table[label]))
         if key not in table.schema.names:
             table = table.append_column(key, pa.array(range(table.num_rows)))
@@ -63,7 +69,8 @@ class History:
         except pa.ArrowInvalid as error:
             msg = f"label {label!r} of {path} is no number: {error}"
             raise ConfigurationError(msg) from error
-        return cls(table.drop_columns([label]).combine_chunks(), y, times, key, time)
+        rows = table.drop_columns([label]).combine_chunks()
+        return cls(rows, y, times, key, time, notes=tuple(notes))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -132,6 +139,18 @@ def _read(path: Path) -> pa.Table:
     except (OSError, pa.ArrowInvalid) as error:
         msg = f"cannot read {path} as Parquet: {error}"
         raise ConfigurationError(msg) from error
+
+
+def _found(table: pa.Table, path: Path, name: str, others: Sequence[str]) -> str:
+    """Return the column of that name, or the only one of the others."""
+    if name in table.schema.names:
+        return name
+    there = [other for other in others if other in table.schema.names]
+    if len(there) != 1:
+        known = ", ".join(table.schema.names)
+        msg = f"no column {name!r} in {path}; it has {known}: name it with --time or --label"
+        raise ConfigurationError(msg)
+    return there[0]
 
 
 def _times(values: pa.ChunkedArray, path: Path) -> tuple[datetime, ...]:

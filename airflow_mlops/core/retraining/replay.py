@@ -9,142 +9,34 @@ model that is trained anew every window (always).
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from airflow_mlops.core.data.contract import Contract, infer_contract, row_breaks
 from airflow_mlops.core.data.profile import Profile, merge_all
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
-from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import NotEnoughDataError, RejectedError
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
-from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.evaluation.offline import metrics
 from airflow_mlops.core.evaluation.spans import OWN, choose_span
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
-from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
 from airflow_mlops.core.monitoring.performance import ServedWindow, blocks
-from airflow_mlops.core.refs import Recipe
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, gather
 from airflow_mlops.core.retraining.history import History
+from airflow_mlops.core.retraining.learner import Fit, Floats, Learner
 from airflow_mlops.core.retraining.record import next_round, record
 from airflow_mlops.core.retraining.simulation import Alarm, Promotion, Setting, Simulation, Step
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.core.training.functions import Functions
 from airflow_mlops.policy import Loads
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Floats = NDArray[np.float64]
 
 WHO = "simulation"
 ALPHA = 0.01
 """Rate of false drift alarms, per window and over all columns."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """
-    A fitted model.
-
-    :param first: first window it learnt from.
-    :param end: window behind the last one it learnt from.
-    :param base: loss of its own backtest.
-    """
-
-    estimator: Any
-    first: int
-    end: int
-    base: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """Fits and asks models on the windows of a history; features are built once."""
-
-    history: History
-    setting: Setting
-    functions: Functions
-    frame: "pd.DataFrame"
-
-    @classmethod
-    def load(cls, history: History, setting: Setting, folder: Path) -> "_Learner":
-        name, ends = setting.model, (history.times[0], history.times[-1])
-        span = [moment.isoformat() for moment in ends]
-        rows = Labelled(
-            Selection(f"{name}@1", f"{name}.labels@1", "label", *span),
-            history.rows,
-            pa.chunked_array([pa.array(history.y)]),
-            history.time,
-            history.key,
-        )
-        recipe = Recipe(
-            model=name,
-            data=f"{name}@1",
-            data_digest="",
-            labels=f"{name}.labels@1",
-            labels_digest="",
-            label="label",
-            since=span[0],
-            until=span[1],
-            features=setting.features.name,
-            train=setting.train.name,
-            train_code=setting.train.digest,
-            params=setting.params,
-            seed=setting.seed,
-            code=WHO,
-            environment=WHO,
-        )
-        functions = Functions.load(recipe, rows, setting.features, setting.train, folder)
-        return cls(history, setting, functions, functions.built())
-
-    def fit(self, first: int, end: int, *, params: Any = None) -> _Model:
-        """Fit on windows ``first`` to ``end``, ``end`` excluded."""
-        rows, functions = self._rows(first, end), self.functions
-        if params:
-            asked = {**functions.recipe.params, **params}
-            functions = replace(functions, recipe=replace(functions.recipe, params=asked))
-        return _Model(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
-
-    def based(self, model: _Model) -> _Model:
-        """Measure a model's own backtest."""
-        rows = self._rows(model.first, model.end)
-        part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
-        loss = loss_function(self.setting.metric)
-        return replace(model, base=part.backtest(self.frame.iloc[rows], loss))
-
-    def predict(self, model: _Model, window: int) -> Floats:
-        rows = self.history.span(window)
-        found = self.functions.answers(model.estimator, self.frame.iloc[rows])
-        return np.asarray(found, dtype=np.float64)
-
-    def losses(self, predicted: Floats, window: int) -> Floats:
-        y = self.history.y[self.history.span(window)]
-        return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
-
-    def probe(self, window: int) -> Floats:
-        """Ask the cheap challenger of the newest rows before a window."""
-        asked = self.history.span(window)
-        learn = slice(max(0, asked.start - ROWS), asked.start)
-        return challenge(
-            self.frame.iloc[learn],
-            self.history.y[learn],
-            self.frame.iloc[asked],
-            metric=self.setting.metric,
-            name=self.setting.features.name,
-        )
-
-    def _rows(self, first: int, end: int) -> slice:
-        return slice(self.history.bounds[first], self.history.bounds[end])
 
 
 @dataclass
@@ -153,9 +45,9 @@ class _Replay:
 
     history: History
     setting: Setting
-    learner: _Learner
+    learner: Learner
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    models: dict[int, _Model] = field(default_factory=dict)
+    models: dict[int, Fit] = field(default_factory=dict)
     served: dict[int, tuple[int, Floats]] = field(default_factory=dict)
     measured: dict[tuple[int, int], ServedWindow] = field(default_factory=dict)
     drift: list[tuple[bool | None, tuple[str, ...]]] = field(default_factory=list)
@@ -168,10 +60,16 @@ class _Replay:
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
+        self._columns = self.learner.used(self.setting.columns)
         first = self.history.rows.slice(0, self.history.bounds[min(self.setting.warmup, 4)])
-        batch = first.select(self.setting.columns).combine_chunks().to_batches()[0]
+        batch = first.select(self._columns).combine_chunks().to_batches()[0]
         self._around = centres(batch)
         self.profile = lru_cache(maxsize=None)(self._profile)
+
+    @property
+    def watched(self) -> list[str]:
+        """Columns that the monitors watch."""
+        return self._columns
 
     @property
     def state(self) -> State:
@@ -271,16 +169,16 @@ class _Replay:
             return entry
         return next_round(self.ledger, entry, decision, by=WHO, rounds=self.setting.rounds)
 
-    def _candidate(self, evidence: Any, holdout: int) -> _Model:
+    def _candidate(self, evidence: Any, holdout: int) -> Fit:
         """Fit on the span of the policy, or on another one that helps more."""
         share, params = float(evidence.get("share", 1.0)), evidence["params"]
         first = self.history.since(holdout, self.setting.span * share)
         fitted = {OWN: self.learner.fit(first, holdout, params=params)}
         tried = {OWN: first}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
-            begin = 0 if other == np.inf else self.history.since(holdout, self.setting.span * other)
-            if begin not in tried.values() and begin < holdout:
-                name = "all" if other == np.inf else f"x{other:g}"
+            begin = self.history.since(holdout, self.setting.span * other)
+            if begin not in tried.values():
+                name = f"x{other:g}"
                 tried[name] = begin
                 fitted[name] = self.learner.fit(begin, holdout, params=params)
         self.trained += len(fitted) + 1
@@ -291,7 +189,7 @@ class _Replay:
         choice = choose_span(self.setting.metric, losses.pop(OWN), losses)
         return self.learner.based(fitted[choice.chosen])
 
-    def _verdict(self, candidate: _Model, holdout: int, burden: str) -> Verdict:
+    def _verdict(self, candidate: Fit, holdout: int, burden: str) -> Verdict:
         """Judge a candidate on the hold-out, beside the champion."""
         learner, setting, champion = self.learner, self.setting, self.state.champion
         predicted = learner.predict(candidate, holdout)
@@ -320,19 +218,18 @@ class _Replay:
         gates = [gate for gate in setting.gates if not isinstance(gate, Loads)]
         return judge(gates, found)
 
-    def _promoted(self, model: _Model) -> None:
+    def _promoted(self, model: Fit) -> None:
         """The new champion's rows are what drift and contract are measured against."""
         windows = [self.profile(w) for w in range(model.first, model.end)]
         self.reference, self.drift = calibrate(windows), []
-        schema = self.history.rows.select(self.setting.columns).schema
+        schema = self.history.rows.select(self._columns).schema
         self.contract = infer_contract(schema, merge_all(windows))
 
     def _watch(self, window: int) -> None:
         """Look at the rows of a window before their labels are there."""
         if self.reference is None or self.contract is None:
             return
-        columns = self.setting.columns
-        found = judge_drift(self.reference, self.profile(window), columns, alpha=ALPHA)
+        found = judge_drift(self.reference, self.profile(window), self._columns, alpha=ALPHA)
         drifted = tuple(c.column for c in found if c.drifted)
         self.drift.append((bool(drifted), drifted))
         rows = self.history.span(window)
@@ -344,7 +241,7 @@ class _Replay:
 
     def _profile(self, window: int) -> Profile:
         rows, builder = self.history.span(window), ProfileBuilder(self._around)
-        part = self.history.rows.select(self.setting.columns)
+        part = self.history.rows.select(self._columns)
         for batch in part.slice(rows.start, rows.stop - rows.start).to_batches():
             builder.update(batch)
         return builder.finish()
@@ -367,7 +264,7 @@ def simulate(history: History, setting: Setting) -> Simulation:
         raise NotEnoughDataError(msg)
     started = time.process_time()
     with scratch_folder("simulate") as scratch:
-        learner = _Learner.load(history, setting, scratch)
+        learner = Learner.load(history, setting, scratch)
         replay = _Replay(history, setting, learner)
         replay.live()
         if not replay.served:
@@ -387,11 +284,27 @@ def simulate(history: History, setting: Setting) -> Simulation:
         sum(e.evidence["trigger"] != "first" for e in attempts),
         replay.refused,
         replay.trained,
-        tuple(replay.promotions),
+        _promotions(replay),
         tuple(replay.alarms),
         lived - started,
         ended - lived,
+        (*history.notes, f"monitored: {', '.join(replay.watched) or 'no column'}"),
     )
+
+
+def _promotions(replay: _Replay) -> tuple[Promotion, ...]:
+    """Ask what each model saved in its windows, beside the one before it."""
+    learner, found, before = replay.learner, [], replay.promotions[0]
+    for promotion in replay.promotions:
+        old, version = replay.models[before.version], promotion.version
+        saved = [
+            learner.losses(learner.predict(old, w), w).mean() - learner.losses(p, w).mean()
+            for w, (v, p) in replay.served.items()
+            if v == version
+        ]
+        found.append(replace(promotion, gain=float(np.mean(saved)) if saved else 0.0))
+        before = promotion
+    return tuple(found)
 
 
 def _steps(replay: _Replay) -> tuple[Step, ...]:

@@ -17,11 +17,12 @@ class Setting:
     What is replayed.
 
     :param span: how much history to learn from.
-    :param spans: other spans that are tried, as shares of ``span``; infinite: all history.
+    :param spans: shorter spans that are tried, as shares of ``span``.
     :param gates: conditions of a candidate; ``Loads`` is left out, nothing is saved here.
     :param features: source of ``build``.
     :param train: source of ``fit``.
-    :param columns: columns that the drift monitor watches.
+    :param columns: columns that the monitors may watch; of them, they watch those that the features
+        are made of.
     :param warmup: windows before the first model.
     :param delay: windows after which labels arrive.
     """
@@ -48,12 +49,15 @@ class Promotion:
     A model that began to serve.
 
     :param window: last window before it served.
+    :param gain: mean loss it saved in the windows it served, beside the model before it; negative:
+        the retrain did harm.
     """
 
     window: int
     version: int
     trigger: str
     reason: str
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,9 @@ class Simulation:
     :param attempts: decisions to retrain, the first model not counted.
     :param refused: trained candidates that did not pass the gate.
     :param trained: models fitted, spans that were tried included.
-    :param cpu_s: CPU seconds; of them ``always_cpu_s`` for the model that is trained every window.
+    :param cpu_s: CPU seconds of the policy, its monitors and models.
+    :param always_cpu_s: those of the models that were trained every window.
+    :param notes: what was assumed.
     """
 
     model: str
@@ -105,6 +111,12 @@ class Simulation:
     alarms: tuple[Alarm, ...]
     cpu_s: float
     always_cpu_s: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def useless(self) -> int:
+        """Retrains that saved nothing in the windows that followed."""
+        return sum(p.gain <= 0 for p in self.promotions if p.trigger != "first")
 
     def loss(self, which: str = "loss") -> float:
         """Return the mean loss over the served windows: ``loss``, ``never`` or ``always``."""
@@ -123,10 +135,12 @@ class Simulation:
             "relative": loss / never,
             "attempts": self.attempts,
             "refused": self.refused,
+            "useless": self.useless,
             "trained": self.trained,
             "promotions": [asdict(p) for p in self.promotions],
             "alarms": [asdict(a) | {"columns": list(a.columns)} for a in self.alarms],
             "steps": [asdict(step) for step in self.steps],
             "cpu_s": self.cpu_s,
             "always_cpu_s": self.always_cpu_s,
+            "notes": list(self.notes),
         }

@@ -128,7 +128,12 @@ def _make(
     with scratch_folder("train") as scratch:
         folder = scratch / "artifacts"
         functions = Functions.load(
-            recipe, training.rows, training.features, training.train, scratch / "code"
+            training.rows,
+            training.features,
+            training.train,
+            scratch / "code",
+            params=recipe.params,
+            seed=recipe.seed,
         )
         with store.watched(run_id):
             features = functions.built()

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import MlopsError, NotEnoughDataError, UserCodeError
-from airflow_mlops.core.refs import Recipe
 from airflow_mlops.core.training.fingerprints import (
     ROUNDING,
     Fingerprint,
@@ -58,22 +57,31 @@ class Fitted:
 @dataclass(frozen=True, slots=True)
 class Functions:
     """
-    The two functions of a recipe, loaded from their archives, and the rows they are given.
+    The two functions of a recipe, loaded from their archives, and what they are given.
 
     :param features: source of ``build``, with its parameters: it is loaded bound to them.
     :param train: source of ``fit``.
+    :param params: parameters that ``fit`` is called with.
     """
 
-    recipe: Recipe
     rows: Labelled
     features: CodeArchive
     train: CodeArchive
     build: Callable[..., Any]
     fit: Callable[..., Any]
+    params: Mapping[str, Any]
+    seed: int
 
     @classmethod
     def load(
-        cls, recipe: Recipe, rows: Labelled, features: CodeArchive, train: CodeArchive, folder: Path
+        cls,
+        rows: Labelled,
+        features: CodeArchive,
+        train: CodeArchive,
+        folder: Path,
+        *,
+        params: Mapping[str, Any],
+        seed: int,
     ) -> Self:
         """
         Import both archives.
@@ -84,7 +92,7 @@ class Functions:
         features.save(folder / "features")
         train.save(folder / "train")
         build, fit = features.load(folder / "features"), train.load(folder / "train")
-        return cls(recipe, rows, features, train, build, fit)
+        return cls(rows, features, train, build, fit, params, seed)
 
     def built(self) -> "pd.DataFrame":
         """
@@ -135,12 +143,19 @@ class Functions:
 
     def predict(self, estimator: Any, rows: pa.Table) -> NDArray[np.float64]:
         """Build the features of other rows, and predict them."""
-        frame = _call(self.features.name, self.build, rows.to_pandas())
+        frame = self.features_of(rows.to_pandas())
         return np.asarray(self.answers(estimator, frame), dtype=np.float64)
 
+    def features_of(self, rows: "pd.DataFrame") -> Any:
+        """
+        Build the features of a frame.
+
+        :raises UserCodeError: if ``build`` fails.
+        """
+        return _call(self.features.name, self.build, rows)
+
     def _built(self, rows: Labelled) -> "pd.DataFrame":
-        name = self.features.name
-        frame = _call(name, self.build, rows.frame)
+        name, frame = self.features.name, self.features_of(rows.frame)
         if not hasattr(frame, "iloc"):
             found = "nothing" if frame is None else type(frame).__name__
             msg = f"{name} returned {found} for {len(rows)} rows; it has to return a frame"
@@ -175,8 +190,8 @@ class Functions:
 
         :raises UserCodeError: if ``fit`` fails, or returns nothing that predicts.
         """
-        name, recipe = self.train.name, self.recipe
-        estimator = _call(name, self.fit, features, y, seed=recipe.seed, **recipe.params)
+        name = self.train.name
+        estimator = _call(name, self.fit, features, y, seed=self.seed, **self.params)
         if not hasattr(estimator, "predict"):
             msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
             raise UserCodeError(msg)
@@ -196,7 +211,7 @@ class Functions:
             moved = float(np.max(np.abs(np.asarray(first) - np.asarray(second))))
             msg = (
                 f"{self.train.name} is not deterministic: two fits of the same "
-                f"{len(features)} rows with seed {self.recipe.seed} differ by up to "
+                f"{len(features)} rows with seed {self.seed} differ by up to "
                 f"{moved:.3g}; pass the seed to every source of randomness"
             )
             raise UserCodeError(msg)

@@ -62,11 +62,12 @@ def replay(folder: Path) -> dict[str, Any]:
     rows, labels = (_table(folder / name) for name in (ROWS, LABELS))
     selection = Selection.from_dict(task["selection"])
     functions = Functions.load(
-        recipe,
         Labelled(selection, rows, labels["label"], task["time"], task["key"]),
         CodeArchive.open(folder / "features", f"{recipe.features}:{task['build']}"),
         CodeArchive.open(folder / "train", f"{recipe.train.partition(':')[0]}:{task['fit']}"),
         folder / "code",
+        params=recipe.params,
+        seed=recipe.seed,
     )
     done = functions.fitted(functions.built())
     estimator = folder / "estimator"

@@ -1,0 +1,131 @@
+"""Models of a simulation: fitted and asked in this process, never stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from airflow_mlops.core.data.selection import Labelled, Selection
+from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.monitoring.challenger import ROWS, challenge
+from airflow_mlops.core.retraining.history import History
+from airflow_mlops.core.retraining.simulation import Setting
+from airflow_mlops.core.training.functions import Functions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+SAMPLE = 500
+"""Rows that show which columns the features are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """
+    A fitted model.
+
+    :param first: first window it learnt from.
+    :param end: window behind the last one it learnt from.
+    :param base: loss of its own backtest.
+    """
+
+    estimator: Any
+    first: int
+    end: int
+    base: float = 0.0
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Fits and asks models on the windows of a history; features are built once."""
+
+    history: History
+    setting: Setting
+    functions: Functions
+    frame: "pd.DataFrame"
+
+    @classmethod
+    def load(cls, history: History, setting: Setting, folder: Path) -> Self:
+        """
+        Import the user's functions, and build the features of all rows.
+
+        :param folder: scratch folder for the code.
+        """
+        name, ends = setting.model, (history.times[0], history.times[-1])
+        span = [moment.isoformat() for moment in ends]
+        rows = Labelled(
+            Selection(f"{name}@1", f"{name}.labels@1", "label", *span),
+            history.rows,
+            pa.chunked_array([pa.array(history.y)]),
+            history.time,
+            history.key,
+        )
+        functions = Functions.load(
+            rows,
+            setting.features,
+            setting.train,
+            folder,
+            params=setting.params,
+            seed=setting.seed,
+        )
+        return cls(history, setting, functions, functions.built())
+
+    def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
+        """Fit on windows ``first`` to ``end``, ``end`` excluded."""
+        rows, functions = self._rows(first, end), self.functions
+        if params:
+            functions = replace(functions, params={**functions.params, **params})
+        return Fit(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
+
+    def based(self, model: Fit) -> Fit:
+        """Measure a model's own backtest."""
+        rows = self._rows(model.first, model.end)
+        part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
+        loss = loss_function(self.setting.metric)
+        return replace(model, base=part.backtest(self.frame.iloc[rows], loss))
+
+    def predict(self, model: Fit, window: int) -> Floats:
+        """Predict the rows of a window."""
+        rows = self.history.span(window)
+        found = self.functions.answers(model.estimator, self.frame.iloc[rows])
+        return np.asarray(found, dtype=np.float64)
+
+    def losses(self, predicted: Floats, window: int) -> Floats:
+        """Return the loss of each row of a window."""
+        y = self.history.y[self.history.span(window)]
+        return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
+
+    def probe(self, window: int) -> Floats:
+        """Ask the cheap challenger of the newest rows before a window."""
+        asked = self.history.span(window)
+        learn = slice(max(0, asked.start - ROWS), asked.start)
+        return challenge(
+            self.frame.iloc[learn],
+            self.history.y[learn],
+            self.frame.iloc[asked],
+            metric=self.setting.metric,
+            name=self.setting.features.name,
+        )
+
+    def _rows(self, first: int, end: int) -> slice:
+        return slice(self.history.bounds[first], self.history.bounds[end])
+
+    def used(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns that the features are made of: without them, others come out."""
+        frame = self.history.rows.slice(0, SAMPLE).to_pandas()
+        whole = self.functions.features_of(frame)
+
+        def missed(name: str) -> bool:
+            try:
+                return not self.functions.features_of(frame.drop(columns=[name])).equals(whole)
+            except UserCodeError:
+                return True
+
+        return [name for name in columns if missed(name)]
