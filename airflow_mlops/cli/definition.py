@@ -69,6 +69,30 @@ _APPLY = Arg(("--apply",), help="do it; else it is only looked at", action="stor
 _CONSTRAINTS = Arg(
     ("--constraints",), help="file of pins: also say what it would change, before it is installed"
 )
+_DAG_FILE = Arg(("dags",), help="Dag file that declares a Lifecycle")
+_HISTORY = Arg(
+    ("--data",), help="Parquet file: rows in the order of time, with their labels", required=True
+)
+_OTHER_POLICY = Arg(
+    ("--policy",), help="another Dag file, whose triggers, gates and windows are replayed"
+)
+_ONE_MODEL = Arg(("--model",), help="which one, if the file declares several")
+_WINDOW = Arg(
+    ("--window",), help="rows of a window, or its length such as 7d; the policy's if not given"
+)
+_WARMUP = Arg(("--warmup",), help="windows before the first model", type=int, default=26)
+_LABEL_DELAY = Arg(
+    ("--label-delay",), help="windows after which labels arrive", type=int, default=0
+)
+_SHUFFLE = Arg(
+    ("--shuffle",),
+    help="seed with which rows get other times, so that nothing changes any more: a policy should "
+    "then keep still",
+    type=int,
+)
+_TIME = Arg(("--time",), help="column of the time, if it is not the policy's")
+_LABEL = Arg(("--label",), help="column of the label, if it is not the policy's")
+_PLOT = Arg(("--plot",), help="draw the losses and retrains into this file, .png or .svg")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -96,7 +120,28 @@ def get_cli_commands() -> list[GroupCommand]:
 def _decisions() -> tuple[ActionCommand, ...]:
     return (
         _verb("status", "who is champion, and what the monitors found last", _MODEL),
-        _verb("why", "the last decisions, with their evidence and thresholds", _MODEL, _LAST),
+        _policy_verb(
+            "why",
+            "the last decisions: evidence, thresholds, what would have to change",
+            _MODEL,
+            _LAST,
+        ),
+        _policy_verb("plan", "what the next tick would do, without doing it", _MODEL),
+        _policy_verb(
+            "simulate",
+            "replay a policy over a table of the past: retrains, loss, cost",
+            _DAG_FILE,
+            _HISTORY,
+            _OTHER_POLICY,
+            _ONE_MODEL,
+            _WINDOW,
+            _WARMUP,
+            _LABEL_DELAY,
+            _SHUFFLE,
+            _TIME,
+            _LABEL,
+            _PLOT,
+        ),
         _verb(
             "history", "every decision on a model, checked against its chain of hashes", _MODEL, _AT
         ),
@@ -179,3 +224,7 @@ def _version_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
 
 def _data_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
     return _verb(name, text, *arguments, module="datasets")
+
+
+def _policy_verb(name: str, text: str, *arguments: Arg) -> ActionCommand:
+    return _verb(name, text, *arguments, module="policies")

@@ -56,26 +56,6 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
 
 
 @verb
-def why(args: Namespace) -> tuple[dict[str, Any], str]:
-    """The last decisions, with their evidence and thresholds."""
-    if args.last < 1:
-        msg = f"--last is {args.last}; one entry or more can be shown"
-        raise ConfigurationError(msg)
-    entries = state_of(args.model).entries[-args.last :]
-    lines = []
-    for entry in entries:
-        lines.append(line_of(entry))
-        evidence = entry.evidence
-        shown = ("facts", "thresholds", "verdict", "answer", "params", "drifted")
-        lines += [
-            f"       {name}: {json.dumps(evidence[name], default=str)}"
-            for name in shown
-            if evidence.get(name)
-        ]
-    return {"model": args.model, "entries": [e.to_dict() for e in entries]}, "\n".join(lines)
-
-
-@verb
 def history(args: Namespace) -> tuple[dict[str, Any], str]:
     """Every decision on a model, checked against its chain of hashes; or who was champion when."""
     state = state_of(args.model)

@@ -1,5 +1,6 @@
 """What a simulation is asked, and what it answers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -144,3 +145,32 @@ class Simulation:
             "always_cpu_s": self.always_cpu_s,
             "notes": list(self.notes),
         }
+
+    def __str__(self) -> str:
+        loss, never, always = (self.loss(which) for which in ("loss", "never", "always"))
+        rows = [
+            (
+                f"{p.window:>6}  {p.trigger:<13} {-p.gain:+.4f}  {p.reason}"
+                if p.trigger != "first"
+                else f"{p.window:>6}  {p.trigger:<13} {'':7}  {p.reason}"
+            )
+            for p in self.promotions
+        ]
+        found = Counter(alarm.monitor for alarm in self.alarms)
+        alarms = ", ".join(f"{name} in {n} windows" for name, n in found.items()) or "none"
+        return "\n".join(
+            [
+                f"{self.model}, {len(self.steps)} windows served, mean {self.metric}",
+                f"  this policy  {loss:.4f}  {loss / never:.3f} of never retraining",
+                f"  never        {never:.4f}",
+                f"  always       {always:.4f}  {always / never:.3f}, {len(self.steps)} retrains",
+                f"  {self.attempts} retrains asked for, {self.refused} candidates refused, "
+                f"{self.useless} promotions that saved nothing",
+                f"  {self.trained} models fitted in {self.cpu_s:.0f} CPU s (always: "
+                f"{len(self.steps)} in {self.always_cpu_s:.0f} s)",
+                f"  alarms: {alarms}",
+                *(f"  {note}" for note in self.notes),
+                "window  promoted for  change of the loss while it served",
+                *rows,
+            ]
+        )
