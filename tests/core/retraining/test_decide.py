@@ -12,7 +12,20 @@ from scipy import stats
 from airflow_mlops.core.monitoring.performance import ServedWindow
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, Decision, Evidence, Request
-from airflow_mlops.policy import Drift, Growth, OnRequest, Probe, Regret, Retrain
+from airflow_mlops.policy import (
+    Decay,
+    DependencyChange,
+    Drift,
+    Growth,
+    MaxAge,
+    NewRows,
+    OnRequest,
+    Probe,
+    Regret,
+    Retrain,
+    Schedule,
+    SchemaChange,
+)
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 POLICY = Retrain()
@@ -268,3 +281,123 @@ def test_decision_evidence_and_window_are_json():
     w = window(0.01)
     assert ServedWindow.from_dict(json.loads(json.dumps(w.to_dict()))) == w
     json.dumps(evidence(request=Request(1, "a", "b")).to_dict(), allow_nan=False)
+
+
+WOBBLE = (1, -1, 1, -1, 1, -1, 1, -1)
+
+
+def served(loss, index=0, noise=0.002):
+    return replace(window(0.0, index, noise=0.0), champion=tuple(loss + noise * w for w in WOBBLE))
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ((0.25, 0.25), ("retrain", "decay")),
+        ((0.25, 0.2, 0.25), ("retrain", "decay")),
+        ((0.25,), ("keep", "none")),
+        ((0.25, 0.25, 0.2, 0.2), ("keep", "none")),
+        ((0.209, 0.209, 0.209), ("keep", "none")),  # within 5 %
+    ],
+    ids=str,
+)
+def test_decay_retrains_when_it_is_sure_and_sustained(losses, expected):
+    windows = tuple(served(loss, i) for i, loss in enumerate(losses))
+    policy = Retrain((Decay("brier", drop=0.05, sustained="2 of 3"),))
+    found = decide(evidence(windows=windows), policy)
+    assert (found.op, found.trigger) == expected
+    assert "in its backtest" in found.reason
+    if found.op == "retrain":
+        assert found.burden == "better"
+
+
+def test_decay_is_not_sure_of_a_noisy_window():
+    windows = tuple(served(0.22, i, noise=0.1) for i in range(3))
+    assert answer(Retrain((Decay(drop=0.05),)), windows=windows) == ("keep", "none")
+
+
+@pytest.mark.parametrize(("rows", "op"), [(1099, "keep"), (1100, "retrain")])
+def test_new_rows_are_counted_since_the_last_attempt(rows, op):
+    assert answer(Retrain((NewRows(100),)), labelled_rows=rows)[0] == op
+
+
+@pytest.mark.parametrize(
+    ("days", "rows", "op"), [(89, 1200, "keep"), (90, 1200, "retrain"), (90, 1099, "keep")]
+)
+def test_an_old_champion_is_trained_anew_if_there_are_fresh_labels(days, rows, op):
+    old = Champion(1, 0.2, 1000, ago(days))
+    found = decide(evidence(champion=old, labelled_rows=rows), Retrain((MaxAge("90d"),)))
+    assert found.op == op
+    assert f"{days} days old" in found.reason
+
+
+@pytest.mark.parametrize(("days", "op"), [(27, "keep"), (28, "retrain")])
+def test_a_schedule_asks_at_its_interval(days, op):
+    assert answer(Retrain((Schedule("28d"),)), attempts=(ago(days),))[0] == op
+
+
+def test_a_schedule_waits_for_new_labels():
+    policy = Retrain((Schedule("28d"),))
+    assert answer(policy, attempts=(ago(99),), labelled_rows=1000) == ("keep", "none")
+
+
+@pytest.mark.parametrize(
+    ("added", "rows", "expected"),
+    [
+        ((), 1200, ("keep", "none")),
+        (("tariff",), 1200, ("retrain", "schema")),
+        (("tariff",), 1050, ("keep", "none")),
+    ],
+)
+def test_a_new_column_is_learnt_once_there_are_enough_labels(added, rows, expected):
+    found = decide(evidence(added=added, labelled_rows=rows), Retrain((SchemaChange(),)))
+    assert (found.op, found.trigger) == expected
+    if added:
+        assert "does not know tariff" in found.reason
+
+
+def test_changed_packages_retrain_without_new_labels_and_only_once():
+    policy = Retrain((DependencyChange(),))
+    changed = {"dependencies": ("numpy 2.1 -> 2.2",), "labelled_rows": 1000}
+    found = decide(evidence(**changed), policy)
+    assert (found.op, found.trigger) == ("retrain", "dependencies")
+    assert "numpy 2.1 -> 2.2" in found.reason
+    assert answer(POLICY, **changed) == ("keep", "none")  # a policy without the word
+
+
+def test_every_rule_of_the_policy_says_how_far_it_is_from_asking():
+    policy = Retrain(
+        (
+            Probe(),
+            Regret(),
+            Growth(),
+            NewRows(9999),
+            Drift(),
+            Decay(),
+            SchemaChange(),
+            DependencyChange(),
+            MaxAge("900d"),
+            Schedule("900d"),
+            OnRequest(),
+        )
+    )
+    champion = Champion(1, 0.2, 1000, ago(30))
+    found = decide(evidence(champion=champion, attempts=(ago(9),)), policy)
+    assert found.op == "keep"
+    said = {c["trigger"]: c["text"] for c in found.facts["conditions"]}
+    assert len(said) == 10
+    assert not any(c["asks"] for c in found.facts["conditions"])
+    assert all(text in found.reason for text in said.values())
+    assert found.reason.endswith("9 days since the last attempt (cooldown 7d)")
+    json.dumps(found.to_dict())
+
+
+def test_rules_are_tried_in_the_order_of_the_policy():
+    loud = {"windows": (window(0.05),), "labelled_rows": 1500}
+    assert answer(Retrain((Probe(), Growth())), **loud) == ("retrain", "probe")
+    assert answer(Retrain((Growth(), Probe())), **loud) == ("retrain", "growth")
+
+
+def test_labels_that_lag_are_dated():
+    found = decide(evidence(labelled_rows=1000, labelled_until="2024-05-01T00:00:00+00:00"), POLICY)
+    assert "they reach 2024-05-01T00:00:00+00:00, the rows 2024-06-01" in found.reason
