@@ -100,7 +100,9 @@ class History:
         if isinstance(window, int):
             bounds = list(range(0, len(self) + 1, window))
         else:
-            whole = int((self.times[-1] - self.times[0]) / window)
+            gaps = sorted(b - a for a, b in itertools.pairwise(self.times))
+            usual = gaps[len(gaps) // 2] if gaps else timedelta(0)  # how long the last row lasts
+            whole = int((self.times[-1] + usual - self.times[0]) / window)
             edges = [self.times[0] + i * window for i in range(whole + 1)]
             bounds = sorted(set(np.searchsorted(np.array(self.times), np.array(edges)).tolist()))
         if len(bounds) < 3:
