@@ -135,7 +135,7 @@ class TestPlan:
         take = {"time": "at", "key": "id", "window": timedelta(days=7)}
         weeks = labelled_weeks(5)
         for name, rows in ((decided, weeks.rows), (f"{decided}.labels", weeks.labels)):
-            source = ArrowSource(rows)
+            source = ArrowSource(rows, "id", "at")
             dataset_store.append(name, source, app_key="k", **take)
         done = mlops("plan", decided)
         assert done.code == 0, done.err
