@@ -29,21 +29,10 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {"integration-name": "MLOps", "external-doc-url": "", "tags": ["software"]}
         ],
-        "operators": [
-            {
-                "integration-name": "MLOps",
-                "python-modules": [f"airflow_mlops.operators.{stage}" for stage in _STAGES],
-            }
-        ],
-        "hooks": [
-            {
-                "integration-name": "MLOps",
-                "python-modules": [
-                    f"airflow_mlops.hooks.{name}"
-                    for name in ("datasets", "ledger", "mlflow", "warehouse")
-                ],
-            }
-        ],
+        "operators": _modules("operators", *_STAGES),
+        "sensors": _modules("sensors", "monitoring"),
+        "triggers": _modules("triggers", "polling"),
+        "hooks": _modules("hooks", "datasets", "ledger", "mlflow", "warehouse"),
         "connection-types": [_mlflow(), _dataset()],
         "extra-links": [
             f"airflow_mlops.operators.links.{name}"
@@ -59,6 +48,11 @@ def get_provider_info() -> dict[str, Any]:
         "config": {"mlops": _config()},
         "cli": ["airflow_mlops.cli.definition.get_cli_commands"],
     }
+
+
+def _modules(folder: str, *names: str) -> list[dict[str, Any]]:
+    modules = [f"airflow_mlops.{folder}.{name}" for name in names]
+    return [{"integration-name": "MLOps", "python-modules": modules}]
 
 
 def _mlflow() -> dict[str, Any]:

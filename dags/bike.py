@@ -14,6 +14,8 @@ from airflow_mlops.policy import (
     Window,
 )
 
+LOSS = "absolute_error"
+
 Lifecycle(
     name="bike",
     data=Table(
@@ -28,15 +30,9 @@ Lifecycle(
     features="include.bike.features:build",
     train="include.bike.train:fit",
     seed=7,
-    metric="absolute_error",
-    retrain=[
-        Probe("absolute_error"),
-        Regret(0.5),
-        Growth(1.5),
-        Drift(sustained="2 of 3"),
-        OnRequest(),
-    ],
-    gates=[Loads(p95_ms=500), NotWorse("absolute_error", margin=0.02)],
+    metric=LOSS,
+    retrain=[Probe(LOSS), Regret(0.5), Growth(1.5), Drift(sustained="2 of 3"), OnRequest()],
+    gates=[Loads(p95_ms=500), NotWorse(LOSS, margin=0.02)],
     approve=Approval(by=["ml-lead"], within="2d"),
     schedule=None,  # there is no table of it in the demo: simulate it, or deliver the rows
 )

@@ -102,6 +102,7 @@ def get_cli_commands() -> list[GroupCommand]:
     """Return the command group; called by Airflow through the provider manifest."""
     verbs = (
         *_decisions(),
+        *_policies(),
         *_versions(),
         *_datasets(),
         _verb(
@@ -120,28 +121,6 @@ def get_cli_commands() -> list[GroupCommand]:
 def _decisions() -> tuple[ActionCommand, ...]:
     return (
         _verb("status", "who is champion, and what the monitors found last", _MODEL),
-        _policy_verb(
-            "why",
-            "the last decisions: evidence, thresholds, what would have to change",
-            _MODEL,
-            _LAST,
-        ),
-        _policy_verb("plan", "what the next tick would do, without doing it", _MODEL),
-        _policy_verb(
-            "simulate",
-            "replay a policy over a table of the past: retrains, loss, cost",
-            _DAG_FILE,
-            _HISTORY,
-            _OTHER_POLICY,
-            _ONE_MODEL,
-            _WINDOW,
-            _WARMUP,
-            _LABEL_DELAY,
-            _SHUFFLE,
-            _TIME,
-            _LABEL,
-            _PLOT,
-        ),
         _verb(
             "history", "every decision on a model, checked against its chain of hashes", _MODEL, _AT
         ),
@@ -166,6 +145,33 @@ def _decisions() -> tuple[ActionCommand, ...]:
             _BY,
             _DRY_RUN,
             _FORCE,
+        ),
+    )
+
+
+def _policies() -> tuple[ActionCommand, ...]:
+    return (
+        _policy_verb(
+            "why",
+            "the last decisions: evidence, thresholds, what would have to change",
+            _MODEL,
+            _LAST,
+        ),
+        _policy_verb("plan", "what the next tick would do, without doing it", _MODEL),
+        _policy_verb(
+            "simulate",
+            "replay a policy over a table of the past: retrains, loss, cost",
+            _DAG_FILE,
+            _HISTORY,
+            _OTHER_POLICY,
+            _ONE_MODEL,
+            _WINDOW,
+            _WARMUP,
+            _LABEL_DELAY,
+            _SHUFFLE,
+            _TIME,
+            _LABEL,
+            _PLOT,
         ),
     )
 

@@ -37,6 +37,7 @@ from airflow_mlops.operators.training import (
     ChooseHistoryOperator,
     TrainModelOperator,
 )
+from airflow_mlops.policy import Arrival, duration
 
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
@@ -53,7 +54,7 @@ def build(life: "Lifecycle") -> tuple[DAG, DAG, DAG]:
 def _monitor(life: "Lifecycle") -> DAG:
     """New rows -> versioned, checked, scored, watched -> one decision."""
     common = _common(life)
-    with _dag(life, "monitor", life.schedule, deadline=alarms(life)) as dag:
+    with _dag(life, "monitor", _schedule(life), deadline=alarms(life)) as dag:
         rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
         score = ScoreBatchOperator(
@@ -76,6 +77,26 @@ def _monitor(life: "Lifecycle") -> DAG:
         contract >> drift >> decide
         _alone(life, common)
     return dag
+
+
+def _schedule(life: "Lifecycle") -> Any:
+    """What starts the monitor: a schedule, or an asset that watches the table."""
+    if not isinstance(life.schedule, Arrival):
+        return life.schedule
+    from airflow.sdk import Asset, AssetWatcher
+
+    from airflow_mlops.triggers.polling import RowsArrivedTrigger
+
+    table = life.data
+    trigger = RowsArrivedTrigger(
+        table=table.table,
+        time=table.time,
+        key=table.key,
+        warehouse_conn_id=table.conn_id,
+        interval=duration(life.schedule.interval).total_seconds(),
+    )
+    watcher = AssetWatcher(name=f"{life.name}__rows", trigger=trigger)
+    return [Asset(f"{life.name}/rows", uri=f"mlops://{life.name}/rows", watchers=[watcher])]
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:

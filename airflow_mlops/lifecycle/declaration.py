@@ -14,6 +14,7 @@ from airflow_mlops.lifecycle.dags import build
 from airflow_mlops.lifecycle.problems import problems, refuse_twin
 from airflow_mlops.policy import (
     Approval,
+    Arrival,
     AtLeast,
     Dependencies,
     Drift,
@@ -63,7 +64,7 @@ class Lifecycle:
     :param dependencies: where the champion may serve, when packages change.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
     :param health: what tasks may use, and what has to be up; task ``system`` of the monitor looks.
-    :param schedule: schedule of the monitor Dag.
+    :param schedule: schedule of the monitor Dag; ``Arrival("5m")``: whenever there are newer rows.
     :param deadline: time within which a run of the monitor has to succeed, such as ``"6h"``, else
         the notifiers are called; ``None``: no alarm.
     :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
@@ -89,7 +90,7 @@ class Lifecycle:
     gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
     dependencies: Dependencies = field(default_factory=Dependencies)
     health: Health = field(default_factory=Health)
-    schedule: str | None = "@daily"
+    schedule: str | Arrival | None = "@daily"
     deadline: str | None = None
     notify: Sequence[Any] = ()
     tags: Sequence[str] = ()

@@ -5,7 +5,7 @@ Nothing here does anything. A word checks its own values when it is made, so tha
 an import error of the Dag file and not a failed task at night.
 """
 
-from airflow_mlops.policy.data import Sql, Table, Window
+from airflow_mlops.policy.data import Arrival, Sql, Table, Window
 from airflow_mlops.policy.gates import (
     LOSSES,
     PROBABILITIES,
@@ -39,6 +39,7 @@ __all__ = [
     "LOSSES",
     "PROBABILITIES",
     "Approval",
+    "Arrival",
     "AtLeast",
     "AtMost",
     "Better",

@@ -45,6 +45,22 @@ class Table(Word):
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival(Word):
+    """
+    A schedule: the monitor runs when the table holds newer rows, and never without.
+
+    :param interval: time between two looks at the table, such as ``"5m"``.
+    """
+
+    interval: str = "5m"
+
+    def __post_init__(self) -> None:
+        if not duration(self.interval):
+            msg = f"Arrival interval is {self.interval!r}; a minute or so is kind to the database"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
 class Sql(Word):
     """
     Features by SQL, with what was known at the time of each row; computed once, as a dataset.

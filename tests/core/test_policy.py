@@ -7,6 +7,7 @@ import pytest
 
 from airflow_mlops.policy import (
     Approval,
+    Arrival,
     AtLeast,
     AtMost,
     Better,
@@ -38,6 +39,7 @@ from airflow_mlops.policy import (
 WORDS = (
     Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x")),
     Sql("select * from rows", {"weather": "w"}, {"labels": "7d"}),
+    Arrival("10m"),
     Window("182d", "7d", (0.5,)),
     Probe("log_loss", 0.1, 0.01, 60),
     Regret(1.0),
@@ -81,6 +83,7 @@ def test_every_word_is_tested_here():
         (lambda: Table("c", "t", "i", "a", "y", "l", "soon"), "soon"),
         (lambda: Window("7d", "7d"), "must hold two windows"),
         (lambda: Window("70d", "7d", (1.0,)), "Window shorter.*1.0"),
+        (lambda: Arrival("0s"), "Arrival interval is '0s'"),
         (lambda: NewRows(0), "NewRows rows.*0"),
         (lambda: Decay(drop=-1), "Decay drop.*-1"),
         (lambda: Decay(sustained="4 of 3"), "Decay sustained.*4 of 3"),

@@ -20,6 +20,18 @@ for dag in life.dags:
         task.retry_delay = timedelta(seconds=1)
 """
 
+ARRIVALS = """
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, AssetWatcher
+
+from airflow_mlops.triggers.polling import RowsArrivedTrigger
+
+trigger = RowsArrivedTrigger(table="electricity", time="observed_at", key="id", interval=0.5)
+rows = Asset("rows", uri="mlops://rows/new", watchers=[AssetWatcher(name="rows", trigger=trigger)])
+with DAG("arrivals", schedule=[rows], catchup=False, is_paused_upon_creation=False):
+    EmptyOperator(task_id="seen")
+"""
+
 WAITS_TO_BE_KILLED = """
 def fit(X, y, **given):
     mark = Path({mark!r})
@@ -71,6 +83,7 @@ def write_project(root: Path) -> Path:
     (root / "dags" / "electricity.py").write_text(
         f"from datetime import timedelta\n\n{policy}{SOON}"
     )
+    (root / "dags" / "arrivals.py").write_text(ARRIVALS)
     mark, train = root / "mark", root / "include" / "electricity" / "train.py"
     code = train.read_text().replace("def fit(", "def really_fit(")
     code = f"import os\nimport time\nfrom pathlib import Path\n{code}"

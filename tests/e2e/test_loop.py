@@ -83,6 +83,14 @@ def check_usages(stack):
     assert any("train" in f["what"] and "killed" in f["line"] for b in looks for f in b["findings"])
 
 
+def check_arrivals(story):
+    """The watcher of an asset saw every delivery, without a worker and without a schedule."""
+    runs = story.admin.runs("arrivals")
+    assert {r["state"] for r in runs} <= {"success", "running", "queued"}
+    assert {r["run_type"] for r in runs} == {"asset_triggered"}
+    assert len(runs) >= 2
+
+
 def check_components(stack):
     stack.check()
     assert {c.state for c in stack.status()} == {"up"}
@@ -95,7 +103,7 @@ def test_a_whole_life(world):
     stack, killed = world.stack, []
     story = Life(stack, Console(file=io.StringIO(), soft_wrap=True), time.time())
     client = MlflowClient(stack.urls["mlflow"], stack.urls["mlflow"])
-    while len(story.admin.dags()) < 3:
+    while len(story.admin.dags()) < 4:
         assert story.admin.import_errors() == []
         time.sleep(0.3)
 
@@ -117,6 +125,11 @@ def test_a_whole_life(world):
     (stopped,) = [line for line in story.console.file.getvalue().splitlines() if "stopped" in line]
     assert "vicdemand" in stopped
     assert "transfer" in stopped
+
+    check_arrivals(story)
+    code, out, _ = airflow(stack, "mlops", "plan", MODEL)
+    assert code == 0
+    assert "nothing is new since entry" in out
 
     code, _, err = airflow(stack, "mlops", "rollback", MODEL, "--reason", "too early")
     assert code == 2

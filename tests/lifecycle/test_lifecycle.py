@@ -131,6 +131,17 @@ class TestDags:
         for alone in map(dag.get_task, ("housekeep", "system")):
             assert alone.upstream_task_ids == alone.downstream_task_ids == set()
 
+    def test_a_schedule_by_arrival_is_an_asset_that_watches_the_table(self, policy):
+        made = by_stage(Lifecycle(**policy(schedule=words.Arrival("90s"))))["monitor"]
+        (asset,) = made.timetable.asset_condition.objects
+        (watcher,) = asset.watchers
+        assert asset.uri == "mlops://churn/rows"
+        path, arguments = watcher.trigger.serialize()
+        assert path.endswith("polling.RowsArrivedTrigger")
+        table = policy()["data"]
+        assert (arguments["table"], arguments["time"]) == (table.table, table.time)
+        assert (arguments["warehouse_conn_id"], arguments["interval"]) == (table.conn_id, 90.0)
+
     def test_hold_what_the_policy_says(self, policy):
         gates = [words.AtLeast("roc_auc", 0.7), words.Better("log_loss")]
         life = Lifecycle(

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 import pyarrow as pa
@@ -128,6 +128,20 @@ class PostgresSource:
                 batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
             yield pa.RecordBatchReader.from_batches(schema, batches)
 
+    def newest(self) -> datetime | None:
+        """
+        Return the time of the newest row; nothing if there is none.
+
+        :raises ConfigurationError: as :meth:`schema`.
+        :raises UnavailableError: if the server does not answer.
+        """
+        newest = sql.SQL("select max({}) from {}")
+        query = newest.format(sql.Identifier(self.time), self._relation())
+        with _asked(self.table, self._dsn()) as connection:
+            row = connection.execute(query).fetchone()
+        found: datetime | None = row[0] if row else None
+        return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+
     def _dsn(self) -> str:
         """
         Return the connection string; a server that does not answer is given up after a while.
@@ -174,20 +188,8 @@ class PostgresSource:
     def _columns(self) -> list[tuple[str, pa.DataType, str]]:
         """Name, Arrow type and cast of each wanted column."""
         query = sql.SQL("select * from {} limit 0").format(self._relation())
-        try:
-            with psycopg.connect(self._dsn()) as connection:
-                found = connection.execute(query).description or []
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
-            msg = f"no table {self.table!r} in this database: {error}"
-            raise ConfigurationError(msg) from error
-        except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedColumn) as error:
-            msg = f"PostgreSQL does not understand {self.table!r}: {error}"
-            raise ConfigurationError(msg) from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            msg = f"this login may not read {self.table!r}: {error}"
-            raise ConfigurationError(msg) from error
-        except psycopg.Error as error:
-            raise _no_connection(self.table, error) from error
+        with _asked(self.table, self._dsn()) as connection:
+            found = connection.execute(query).description or []
         types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
         wanted = self.columns or tuple(types)
         asked = dict.fromkeys((*wanted, self.key, self.time))
@@ -287,6 +289,25 @@ def _as_schema(
         for batch in batches:
             arrays = [column.cast(f.type) for column, f in zip(batch.columns, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+@contextlib.contextmanager
+def _asked(table: str, dsn: str) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+    """Connect for one question about a table; errors get their family."""
+    try:
+        with psycopg.connect(dsn) as connection:
+            yield connection
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        msg = f"no table {table!r} in this database: {error}"
+        raise ConfigurationError(msg) from error
+    except (psycopg.errors.SyntaxError, psycopg.errors.UndefinedColumn) as error:
+        msg = f"PostgreSQL does not understand {table!r}: {error}"
+        raise ConfigurationError(msg) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        msg = f"this login may not read {table!r}: {error}"
+        raise ConfigurationError(msg) from error
+    except psycopg.Error as error:
+        raise _no_connection(table, error) from error
 
 
 def _no_connection(table: str, error: psycopg.Error) -> Exception:

@@ -104,6 +104,25 @@ class Observations:
             ).fetchall()
         return tuple(Observation(m, s, b, at.isoformat()) for m, s, b, at in reversed(rows))
 
+    def next_after(
+        self, model: str, monitor: str, after: datetime | None, statuses: Sequence[str]
+    ) -> Observation | None:
+        """
+        Return the oldest finding of a monitor that was recorded after a moment.
+
+        :param after: none: since ever.
+        :param statuses: which ones count, such as ``["broken"]``.
+        """
+        with self._connected() as connection:
+            row = connection.execute(
+                "select monitor, subject, body, recorded_at from mlops.observations "
+                "where model = %s and monitor = %s and body ->> 'status' = any(%s) "
+                "and recorded_at > coalesce(%s, '-infinity'::timestamptz) "
+                "order by recorded_at limit 1",
+                (model, monitor, list(statuses), after),
+            ).fetchone()
+        return Observation(row[0], row[1], row[2], row[3].isoformat()) if row else None
+
     def write_predictions(self, model: ModelRef, rows: pa.Table, *, dataset: str, run: str) -> int:
         """
         Store predictions, one per model version and key; those that are there stay as they are.

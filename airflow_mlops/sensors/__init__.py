@@ -1,0 +1,1 @@
+"""Tasks that wait: for new rows, for a finding of a monitor."""

@@ -1,0 +1,1 @@
+"""What waits without a worker: new rows, findings of a monitor."""
