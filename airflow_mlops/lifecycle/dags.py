@@ -126,6 +126,7 @@ def _decide(
         contract=contract,
         policy=life.policy.to_dict(),
         metric=life.metric,
+        notifiers=list(life.notify),
         trigger_rule="none_failed",
         **common,
     )

@@ -67,7 +67,8 @@ class Lifecycle:
     :param schedule: schedule of the monitor Dag; ``Arrival("5m")``: whenever there are newer rows.
     :param deadline: time within which a run of the monitor has to succeed, such as ``"6h"``, else
         the notifiers are called; ``None``: no alarm.
-    :param notify: notifiers, called when a Dag fails and when a candidate waits for its approval.
+    :param notify: notifiers, called when a Dag fails, when a candidate waits for its approval, for
+        each decision to retrain, and with a weekly digest of the decisions not to.
     :param tags: tags of the Dags, beside ``mlops`` and the name.
     :param retries: tries after the first one, for errors that may pass.
     """

@@ -1,7 +1,7 @@
 """Operators for retraining: decide from evidence, and request a training run."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
@@ -9,6 +9,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom, airflow_url, run_page, task_of
 from airflow_mlops.operators.links import DecisionLink
+from airflow_mlops.policy import duration
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.ledger import Entry, State
+
+TOLD = "told"
+"""Monitor under which is kept what people were told."""
 
 
 class DecideRetrainOperator(MlopsOperator):
@@ -23,6 +30,10 @@ class DecideRetrainOperator(MlopsOperator):
     :param contract: what ``CheckContractOperator`` returned; none: not checked (templated).
     :param policy: ``policy.Retrain`` as a dict (templated).
     :param metric: per-row loss of the windows.
+    :param notifiers: told about each retrain, and about a budget that is spent; of what was
+        declined they get a digest. They find ``mlops`` in their context: ``model``, ``line``,
+        ``entry``.
+    :param digest: time between two digests, by the clock of the data.
     """
 
     template_fields = (*MlopsOperator.template_fields, "snapshot", "labels", "contract", "policy")
@@ -36,6 +47,8 @@ class DecideRetrainOperator(MlopsOperator):
         policy: Mapping[str, Any],
         contract: Xcom = None,
         metric: str = "brier",
+        notifiers: Sequence[Any] = (),
+        digest: str = "7d",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,6 +57,8 @@ class DecideRetrainOperator(MlopsOperator):
         self.contract = contract
         self.policy = policy
         self.metric = metric
+        self.notifiers = notifiers
+        self.digest = digest
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -67,6 +82,8 @@ class DecideRetrainOperator(MlopsOperator):
         self.registry().reconcile(self.model)
         self.urls = {DecisionLink.name: _xcom_page(context)}
         self.log.info("%s: %s", entry.op, entry.reason)
+        if self.notifiers:
+            self._tell(context, ledger.state(self.model), entry)
         return {
             "decision": entry.seq,
             "fresh": entry.by == task_of(context),
@@ -76,6 +93,26 @@ class DecideRetrainOperator(MlopsOperator):
             "facts": entry.evidence["facts"],
             "drifted": entry.evidence["drifted"],
         }
+
+    def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
+        """Tell people, once; a notifier that fails is no reason to decide again."""
+        from airflow_mlops.core.retraining.telling import message_of
+
+        observations = self.observations()
+        before = [o.body for o in observations.read(self.model, TOLD)]
+        digests = [str(b["until"]) for b in before if b["digest"]]
+        message = message_of(state, entry, max(digests, default=""), duration(self.digest))
+        if message is None or message.subject in {b["subject"] for b in before}:
+            return
+        mlops = {"model": self.model, "line": message.line, "entry": entry.to_dict()}
+        for notifier in self.notifiers:
+            try:
+                notifier({**context, "mlops": mlops})
+            except Exception:
+                self.log.exception("%r failed to tell: %s", notifier, message.line)
+        body: dict[str, Any] = {"status": "ok", "line": message.line, "subject": message.subject}
+        body |= {"digest": message.digest, "until": entry.evidence["now"]}
+        observations.record(self.model, TOLD, message.subject, body)
 
 
 class RequestTrainingOperator(MlopsOperator):

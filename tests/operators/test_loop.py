@@ -118,7 +118,9 @@ def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, obser
     assert isinstance(broken.error, ContractBrokenError)
     for word in ("'x'", "'x_new'", "'y'", market.name, "clear the task"):
         assert word in str(broken.error)
-    assert [c["dag_run"].run_id for c in told] == [broken.run_id]
+    born, failed = told
+    assert born["mlops"]["line"] == f"{market.name}: retrain (first): there is no champion yet"
+    assert failed["dag_run"].run_id == broken.run_id
     assert observations.served(market.name) == ()
     finding = observations.read(market.name, "contract", last=1)[0].body
     assert finding["status"] == "broken"
