@@ -28,7 +28,7 @@ HEAVY = (
 LIMIT = 0.050
 """CPU seconds beyond Airflow's own."""
 
-PROCESSES = 5
+PROCESSES = 3
 
 _MEASURE = """
 import json, runpy, sys, time
