@@ -99,6 +99,7 @@ class Story:
         if set(newest["drifted"]) != {"vicprice", "vicdemand", "transfer"}:
             msg = f"drift of the opening week should be in three columns, not {newest['drifted']}"
             raise RejectedError(msg)
+        self.note(self.airflow("mlops", "status", MODEL).rstrip())
 
     # 4
     def broken_delivery(self) -> None:
@@ -145,7 +146,7 @@ class Story:
     def chain(self) -> None:
         """Print who decided what, and verify the chain."""
         self.say("7. Who decided what, and why")
-        for verb in ("why", "history", "doctor"):
+        for verb in ("status", "plan", "why", "history", "doctor"):
             arguments = ("mlops", verb) if verb == "doctor" else ("mlops", verb, MODEL)
             self.console.print(f"$ airflow {' '.join(arguments)}", style="bold", highlight=False)
             self.console.print(self.airflow(*arguments).rstrip(), highlight=False, markup=False)
