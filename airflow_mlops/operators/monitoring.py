@@ -131,7 +131,7 @@ class MeasurePerformanceOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Join predictions with labels, window by window."""
-        from airflow_mlops.core.evaluation.metrics import loss_function
+        from airflow_mlops.core.metrics import loss_function
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
 
         state = self.ledger().state(self.model)

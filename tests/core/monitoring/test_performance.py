@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from airflow_mlops.core.errors import UserCodeError
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.performance import PerformanceMonitor, ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
