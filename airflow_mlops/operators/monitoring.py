@@ -104,6 +104,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
     :param label_column: column of the labels.
     :param metric: per-row loss.
+    :param slices: columns of the rows, such as ``("day",)``: parts of the rows that got worse than
+        in the champion's hold-out are named; each needs 50 rows in both (templated).
     """
 
     template_fields = (
@@ -112,6 +114,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         "labels",
         "label_column",
         "metric",
+        "slices",
     )
 
     def __init__(
@@ -121,6 +124,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         labels: Xcom,
         label_column: str,
         metric: str = "brier",
+        slices: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -128,6 +132,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         self.labels = labels
         self.label_column = label_column
         self.metric = metric
+        self.slices = slices
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Join predictions with labels, window by window."""
@@ -149,23 +154,21 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.label_column,
             self.metric,
             loss_function(self.metric),
+            tuple(self.slices),
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))
-        windows = monitor.measure(ModelRef(self.model, champion))
-        newest = windows[-1] if windows else None
-        if newest is not None:
-            self.log.info(
-                "%s in window %d: %s %.4f, a fresh small model %.4f, on %d rows",
-                newest.model,
-                newest.index,
-                newest.metric,
-                newest.loss,
-                newest.probe_loss,
-                newest.rows,
-            )
+        found = monitor.measure(ModelRef(self.model, champion))
+        newest = found.windows[-1] if found.windows else None
+        body = found.body(newest) if newest else {"status": "ok", "line": "no labelled window yet"}
+        (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
+        for waiting in found.waiting:
+            self.log.info("%s", waiting)
         return {
             "model": f"{self.model}@{champion}",
-            "windows": len(windows),
+            "windows": len(found.windows),
             "newest": None if newest is None else newest.to_dict(),
+            "waiting": [str(w) for w in found.waiting],
+            "status": body["status"],
+            "line": body["line"],
         }
