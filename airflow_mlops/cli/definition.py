@@ -69,6 +69,19 @@ _APPLY = Arg(("--apply",), help="do it; else it is only looked at", action="stor
 _CONSTRAINTS = Arg(
     ("--constraints",), help="file of pins: also say what it would change, before it is installed"
 )
+_ABOUT = tuple(
+    Arg((f"--{name}",), help=f"the report of {what}", action="store_true")
+    for name, what in (
+        ("drift", "one window's drift: each column before and now"),
+        ("performance", "the loss over time, with decisions and alarms"),
+        ("system", "what every task used"),
+        ("dependencies", "packages that differ from training"),
+    )
+)
+_WINDOW = Arg(
+    ("--window",), help="number of a window; the newest if not given", type=int, default=None
+)
+_OUT = Arg(("--out",), help="file to write; else the page is printed", default="")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -85,6 +98,15 @@ def get_cli_commands() -> list[GroupCommand]:
             "is the champion, with the packages of this shell, what it was in training?",
             _MODEL,
             _CONSTRAINTS,
+            module="monitoring",
+        ),
+        _verb(
+            "report",
+            "what one monitor found, as a page of HTML with pictures",
+            _MODEL,
+            *_ABOUT,
+            _WINDOW,
+            _OUT,
             module="monitoring",
         ),
         _verb("doctor", "check connections, schema, ledger and aliases"),

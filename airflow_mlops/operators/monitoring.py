@@ -9,10 +9,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom
+from airflow_mlops.operators._reports import attach_report
+from airflow_mlops.operators.links import ReportLink
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
-    from airflow_mlops.core.data.tables import Table
+    from airflow_mlops.core.data.tables import Slice, Table
+    from airflow_mlops.core.ledger import State
+    from airflow_mlops.core.monitoring.drift import DriftReport
+    from airflow_mlops.core.monitoring.served import ServedWindow
 
 
 class DetectDriftOperator(MlopsOperator):
@@ -20,7 +25,8 @@ class DetectDriftOperator(MlopsOperator):
     Compare the newest windows with the rows the champion was trained on.
 
     Returns the drifted columns of each new window, once it is complete. Drift is a finding: the
-    task succeeds either way, and the decision weighs it. Skipped while there is no champion.
+    task succeeds either way, and the decision weighs it. Skipped while there is no champion. A
+    window that drifted is drawn as a page in the champion's MLflow run.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
@@ -29,6 +35,7 @@ class DetectDriftOperator(MlopsOperator):
     """
 
     template_fields = (*MlopsOperator.template_fields, "snapshot", "columns", "engine")
+    operator_extra_links = (ReportLink(),)
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class DetectDriftOperator(MlopsOperator):
         self.columns = columns
         self.engine = engine
         self.alpha = alpha
+        self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
@@ -71,12 +79,33 @@ class DetectDriftOperator(MlopsOperator):
             report = detect_drift(
                 reference, rows, columns=columns, engine=self.engine, alpha=self.alpha
             )
-            body = report.to_dict() | {"model": str(ref), "window": window.index}
+            names = report.some_drifted() or "no column"
+            line = f"window {window.index}: {names} drifted against what {ref} saw"
+            body = report.to_dict() | {
+                "model": str(ref),
+                "window": window.index,
+                "status": "warn" if report.drifted else "ok",
+                "line": line,
+            }
             self.observations().record(self.model, "drift", f"{ref}:{window.index}", body)
-            names = ", ".join(report.drifted) or "none"
-            self.log.info("window %d: drifted columns: %s", window.index, names)
+            self.log.info("%s", line)
+            if report.drifted:
+                self._attach(ref, window.index, report, (reference, rows))
             found[str(window.index)] = list(report.drifted)
         return {"model": str(ref), "reference": str(version.fact(models.DATA)), "drifted": found}
+
+    def _attach(
+        self, ref: ModelRef, window: int, report: "DriftReport", slices: tuple["Slice", "Slice"]
+    ) -> None:
+        """Draw a window that drifted."""
+        from airflow_mlops.core.reports.drift import drift_report
+
+        def draw() -> str:
+            before, now = (part.profile() for part in slices)
+            return drift_report(report, str(ref), window, (before, now))
+
+        name = f"monitoring/drift-{window}.html"
+        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}
 
     def _to_judge(self, current: "Table", champion: ModelRef) -> list["WindowStats"]:
         """Return complete windows that the champion serves and that are new, or were rewritten."""
@@ -98,7 +127,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     """
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
-    Also the champion before it: the labels of its last window arrive when it serves no more.
+    Also the champion before it: the labels of its last window arrive when it serves no more. A
+    window that decayed is drawn as a page in the champion's MLflow run.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
@@ -116,6 +146,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         "metric",
         "slices",
     )
+    operator_extra_links = (ReportLink(),)
 
     def __init__(
         self,
@@ -133,6 +164,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         self.label_column = label_column
         self.metric = metric
         self.slices = slices
+        self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Join predictions with labels, window by window."""
@@ -164,6 +196,8 @@ class MeasurePerformanceOperator(MlopsOperator):
         (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
         for waiting in found.waiting:
             self.log.info("%s", waiting)
+        if newest is not None and body["status"] == "warn":
+            self._attach(newest, state)
         return {
             "model": f"{self.model}@{champion}",
             "windows": len(found.windows),
@@ -172,3 +206,19 @@ class MeasurePerformanceOperator(MlopsOperator):
             "status": body["status"],
             "line": body["line"],
         }
+
+    def _attach(self, newest: "ServedWindow", state: "State") -> None:
+        """Draw how the champion did, if its newest window decayed."""
+        from airflow_mlops.core.reports.performance import performance_report
+
+        ref, observations = ModelRef.parse(newest.model), self.observations()
+
+        def draw() -> str:
+            bodies, guesses = (
+                [o.body for o in observations.read(self.model, monitor)]
+                for monitor in ("performance", "estimate")
+            )
+            return performance_report(self.model, bodies, guesses, state.entries)
+
+        name = f"monitoring/performance-{newest.index}.html"
+        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}

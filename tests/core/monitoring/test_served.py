@@ -43,9 +43,9 @@ def test_the_line_says_how_it_does_how_it_did_and_what_would_be_better():
     body = found.body(found.windows[-1])
     assert body["line"] == (
         "window 51 (99% labelled, labels up to 2024-01-08): m@1 brier 0.2134 [0.2040, 0.2230]; "
-        "0.1980 in its backtest: +0.0154 [+0.0060, +0.0250], +7.8%; surely worse by 5% in 1 of 3 windows; "
-        "a fresh small model 0.2101; estimate without labels 0.2080 (past error 0.0120); "
-        "see airflow mlops report m --performance"
+        "0.1980 in its backtest: +0.0154 [+0.0060, +0.0250], +7.8%; surely worse by "
+        "5% in 1 of 3 windows; a fresh small model 0.2101; estimate without labels 0.2080 "
+        "(past error 0.0120); see airflow mlops report m --performance"
     )
     assert body["status"] == "warn"
     body = found.body(fine)
