@@ -22,6 +22,9 @@ FEW = 12
 PICTURES = 40
 """Columns that are drawn, drifted ones first."""
 
+EXACT = 1e9
+"""Whole numbers up to this are written out."""
+
 LISTED = 200
 """Columns that the table names."""
 
@@ -132,7 +135,8 @@ def _numeric(before: NumericProfile, now: NumericProfile) -> str:
         return ""
     if len(values) <= FEW:
         was, is_now = ([float(s[v == value].sum()) for value in values] for v, s in pairs)
-        return bars([f"{value:.4g}" for value in values], was, is_now)
+        names = [f"{v:.0f}" if v == round(v) and abs(v) < EXACT else f"{v:.3g}" for v in values]
+        return bars(names, was, is_now)
     ends = [np.interp((0.005, 0.995), np.cumsum(s), v) for v, s in pairs]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     if low >= high:

@@ -14,7 +14,10 @@ MARKED = ("retrain", "promote", "refuse", "rollback")
 """Entries of the ledger that a timeline shows."""
 
 ROWS = 100
-"""Newest windows that the table names; the picture has all of them."""
+"""Newest windows that the table names."""
+
+DRAWN = 500
+"""Newest windows that are drawn."""
 
 
 def performance_report(
@@ -65,7 +68,7 @@ def _windows(bodies: Sequence[Mapping[str, Any]]) -> list[ServedWindow]:
         if old is None or _number(window) >= _number(old):
             found[window.index] = window
     metric = ServedWindow.from_dict(bodies[-1]).metric if bodies else ""
-    return [found[index] for index in sorted(found) if found[index].metric == metric]
+    return [found[index] for index in sorted(found) if found[index].metric == metric][-DRAWN:]
 
 
 def _number(window: ServedWindow) -> int:
@@ -79,7 +82,7 @@ def _picture(
     known = [(t, m) for t, w in zip(times, windows, strict=True) if (m := w.realised)]
     at, found = [t for t, _ in known], [m for _, m in known]
     based = [(t, w.base) for t, w in zip(times, windows, strict=True) if w.base is not None]
-    ahead = [guesses[index] for index in sorted(guesses)]
+    ahead = [guesses[index] for index in sorted(guesses) if index >= windows[0].index]
     lines = [
         Line("base", [t for t, _ in based], [b for _, b in based]),
         Line("fresh", times, [w.probe_loss for w in windows]),

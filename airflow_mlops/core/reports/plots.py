@@ -89,7 +89,7 @@ def bars(names: Sequence[str], before: Sequence[float], now: Sequence[float]) ->
     :param now: the same of the current rows.
     """
     most = max((*before, *now, 1e-9))
-    x = Scale(0.0, most, NAMES, WIDTH - 100)
+    x = Scale(0.0, most, NAMES, WIDTH - 115)
     rows = []
     for place, (name, was, share) in enumerate(zip(names, before, now, strict=True)):
         top = TOP + place * (BAR + 5)

@@ -1,6 +1,8 @@
 """Pages of the reports: well-formed, small, self-contained, and safe to open."""
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,6 +23,7 @@ from airflow_mlops.core.reports.performance import performance_report
 from airflow_mlops.core.reports.plots import Line, timeline
 from airflow_mlops.core.reports.system import dependencies_report, system_report
 
+MONDAY, WEEK = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=7)
 HOSTILE = "</td></svg><script>alert('x')</script>\"&\x00\n" * 9
 
 
@@ -188,6 +191,13 @@ def test_performance_over_time_marks_decisions_and_alarms():
     names = ("model", "index", "since", "until", "metric", "rows", "champion", "probe")
     old = [{name: body[name] for name in names} for body in bodies]
     read(performance_report("m", old))
+
+
+def test_years_of_windows_and_decisions_stay_small():
+    windows = [replace(window_of(1), index=i, until=str(MONDAY + i * WEEK)) for i in range(2000)]
+    bodies = [{**w.to_dict(), "line": ""} for w in windows]
+    entries = [Entry("m", "retrain", "k", "t", HOSTILE, evidence={"now": w.until}) for w in windows]
+    read(performance_report("m", bodies, [], entries))
 
 
 def test_pages_without_findings_say_so():
