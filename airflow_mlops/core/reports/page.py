@@ -34,7 +34,8 @@ svg text{font:11px system-ui,sans-serif;fill:var(--dim)}svg .name{fill:var(--fg)
 .fresh{stroke:var(--other)}.guess{stroke:var(--guess)}.band{fill:var(--now);fill-opacity:.15}
 .dash{stroke-dasharray:5 4}.mark{stroke:var(--good);stroke-dasharray:2 3}
 .alarm{fill:var(--bad);stroke:none}.dot{fill:var(--now);stroke:none}
-.key{display:inline-block;width:1.6em;height:.7em;margin-right:.35em}
+.key{display:inline-block;width:1.6em;height:.7em;margin-right:.35em;
+print-color-adjust:exact}
 .pair{white-space:nowrap;margin-right:1.1em}
 details{margin:1rem 0}summary{cursor:pointer}
 @media print{body{margin:0;max-width:none;font-size:11px}figure,tr{break-inside:avoid}
