@@ -317,7 +317,7 @@ def make_training(dataset_store, labelled_weeks, append, user_module, model) -> 
 @pytest.fixture
 def trained_champions(model_store, registry, make_training, ask) -> Callable[..., list[ModelRef]]:
     """``trained_champions(2)``: so many trained versions, each of them promoted."""
-    from airflow_mlops.core.evaluation.metrics import loss_function
+    from airflow_mlops.core.metrics import loss_function
     from airflow_mlops.core.training.fit import train_model
 
     def make(number: int = 2, **training: Any) -> list[ModelRef]:

@@ -93,6 +93,19 @@ _SHUFFLE = Arg(
 _TIME = Arg(("--time",), help="column of the time, if it is not the policy's")
 _LABEL = Arg(("--label",), help="column of the label, if it is not the policy's")
 _PLOT = Arg(("--plot",), help="draw the losses and retrains into this file, .png or .svg")
+_ABOUT = tuple(
+    Arg((f"--{name}",), help=f"the report of {what}", action="store_true")
+    for name, what in (
+        ("drift", "one window's drift: each column before and now"),
+        ("performance", "the loss over time, with decisions and alarms"),
+        ("system", "what every task used"),
+        ("dependencies", "packages that differ from training"),
+    )
+)
+_NUMBER = Arg(
+    ("--window",), help="number of a window; the newest if not given", type=int, default=None
+)
+_OUT = Arg(("--out",), help="file to write; else the page is printed", default="")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -110,6 +123,15 @@ def get_cli_commands() -> list[GroupCommand]:
             "is the champion, with the packages of this shell, what it was in training?",
             _MODEL,
             _CONSTRAINTS,
+            module="monitoring",
+        ),
+        _verb(
+            "report",
+            "what one monitor found, as a page of HTML with pictures",
+            _MODEL,
+            *_ABOUT,
+            _NUMBER,
+            _OUT,
             module="monitoring",
         ),
         _verb("doctor", "check connections, schema, ledger and aliases"),

@@ -1,13 +1,18 @@
-"""Verbs about monitors: what they would find now, here; nothing is put on record."""
+"""Verbs about monitors: what they would find now, here, or have found; nothing is recorded."""
 
 from argparse import Namespace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.cli.verb import conn_id, open_datasets, open_models, state_of, verb
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.ledger import State
+from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.ledger import LedgerHook
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.monitoring.observations import Observations
 
 
 @verb
@@ -30,3 +35,89 @@ def dependencies(args: Namespace) -> tuple[dict[str, Any], str]:
         lines += [f"  {pin} is not here" for pin in planned.absent]
         found |= {"constraints": planned.to_dict()}
     return found, "\n".join(lines)
+
+
+@verb
+def report(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Write what one monitor found as a page of HTML."""
+    chosen = [name for name in _REPORTS if getattr(args, name)]
+    if len(chosen) != 1:
+        known = ", ".join(f"--{name}" for name in _REPORTS)
+        msg = f"a report is about one monitor, {len(chosen)} are named; choose one of {known}"
+        raise ConfigurationError(msg)
+    state = state_of(args.model)
+    observations = LedgerHook(conn_id("ledger")).observations()
+    text = _REPORTS[chosen[0]](args, state, observations)
+    if not args.out:
+        return {"model": args.model, "report": chosen[0], "html": text}, text.rstrip()
+    path = Path(args.out)
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        msg = f"cannot write the report to {path}: {error}"
+        raise ConfigurationError(msg) from error
+    size = len(text.encode())
+    found = {"model": args.model, "report": chosen[0], "file": str(path), "bytes": size}
+    return found, f"{path}: {chosen[0]} of {args.model}, {size / 1000:,.0f} kB"
+
+
+def _drift(args: Namespace, state: State, observations: "Observations") -> str:
+    """Draw the newest window that was judged, or one by its number."""
+    from airflow_mlops.core.monitoring.drift import DriftReport
+    from airflow_mlops.core.reports.drift import drift_report
+    from airflow_mlops.core.training import models
+
+    bodies = [o.body for o in observations.read(args.model, "drift")]
+    wanted = [b for b in bodies if args.window in (None, b["window"])]
+    if not wanted:
+        judged = ", ".join(str(n) for n in sorted({b["window"] for b in bodies})) or "none"
+        msg = f"no finding of drift of {args.model}, window {args.window}; judged were: {judged}"
+        raise ConfigurationError(msg)
+    body, store = wanted[-1], open_datasets()
+    version = open_models().get(ModelRef.parse(body["model"]))
+    span = (datetime.fromisoformat(version.fact(name)) for name in (models.SINCE, models.UNTIL))
+    before = store.open(DatasetRef.parse(version.fact(models.DATA))).between(*span)
+    current = store.open(DatasetRef.parse(body["current"]))
+    (window,) = (w for w in current.windows() if w.index == body["window"])
+    now = current.between(*(datetime.fromisoformat(t) for t in (window.start, window.end)))
+    profiles = before.profile(), now.profile()
+    return drift_report(DriftReport.from_dict(body), body["model"], window.index, profiles)
+
+
+def _performance(args: Namespace, state: State, observations: "Observations") -> str:
+    from airflow_mlops.core.reports.performance import performance_report
+
+    windows, guesses = (
+        [o.body for o in observations.read(args.model, m)] for m in ("performance", "estimate")
+    )
+    if args.window is not None:
+        kept = [b for b in windows if b["index"] == args.window]
+        if not kept:
+            known = ", ".join(str(n) for n in sorted({b["index"] for b in windows})) or "none"
+            msg = f"window {args.window} of {args.model} was not measured; measured were: {known}"
+            raise ConfigurationError(msg)
+        windows = [b for b in windows if b["index"] <= args.window and b not in kept] + kept
+    return performance_report(args.model, windows, guesses, state.entries)
+
+
+def _system(args: Namespace, state: State, observations: "Observations") -> str:
+    from airflow_mlops.core.reports.system import system_report
+
+    looks = observations.read(args.model, "system", last=_LAST)
+    return system_report(args.model, looks, observations.read(args.model, "usage", last=_USAGES))
+
+
+def _dependencies(args: Namespace, state: State, observations: "Observations") -> str:
+    from airflow_mlops.core.reports.system import dependencies_report
+
+    found, planned = (observations.read(args.model, m) for m in ("dependencies", "constraints"))
+    return dependencies_report(args.model, found, planned)
+
+
+_LAST, _USAGES = 100, 2_000
+_REPORTS = {
+    "drift": _drift,
+    "performance": _performance,
+    "system": _system,
+    "dependencies": _dependencies,
+}

@@ -70,6 +70,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             labels=labels,
             label_column=life.data.label,
             metric=life.metric,
+            slices=list(life.slices),
             **common,
         )
         decide = _decide(life, rows, labels, contract.output, common)

@@ -56,6 +56,7 @@ class Lifecycle:
     :param seed: seed handed to the training function.
     :param metric: per-row loss in which models are compared: ``brier``, ``log_loss``,
         ``absolute_error`` or ``squared_error``.
+    :param slices: columns by which the served loss is measured, too, such as ``("day",)``.
     :param retrain: reasons to retrain.
     :param cooldown: shortest time between two attempts, by the clock of the data.
     :param budget: most attempts in a span, by the clock of the data.
@@ -84,6 +85,7 @@ class Lifecycle:
     feature_params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     metric: str = "brier"
+    slices: Sequence[str] = ()
     retrain: Sequence[Trigger] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
     cooldown: str = "7d"
     budget: str = "4 per 30d"

@@ -28,7 +28,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     """Say what cannot work; found at night, it would be a failed task."""
     if life.metric not in LOSSES:
         yield f"unknown metric {life.metric!r}; known: {', '.join(LOSSES)}"
-    lists = {"gates": life.gates, "retrain": life.retrain}
+    lists = {"gates": life.gates, "retrain": life.retrain, "slices": life.slices}
     yield from (
         f"{what}={words!r} is no list of words; write {what}=[...]"
         for what, words in lists.items()

@@ -9,10 +9,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom
+from airflow_mlops.operators._reports import attach_report
+from airflow_mlops.operators.links import ReportLink
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
-    from airflow_mlops.core.data.tables import Table
+    from airflow_mlops.core.data.tables import Slice, Table
+    from airflow_mlops.core.ledger import State
+    from airflow_mlops.core.monitoring.drift import DriftReport
+    from airflow_mlops.core.monitoring.served import ServedWindow
 
 
 class DetectDriftOperator(MlopsOperator):
@@ -20,7 +25,8 @@ class DetectDriftOperator(MlopsOperator):
     Compare the newest windows with the rows the champion was trained on.
 
     Returns the drifted columns of each new window, once it is complete. Drift is a finding: the
-    task succeeds either way, and the decision weighs it. Skipped while there is no champion.
+    task succeeds either way, and the decision weighs it. Skipped while there is no champion. A
+    window that drifted is drawn as a page in the champion's MLflow run.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
@@ -29,6 +35,7 @@ class DetectDriftOperator(MlopsOperator):
     """
 
     template_fields = (*MlopsOperator.template_fields, "snapshot", "columns", "engine")
+    operator_extra_links = (ReportLink(),)
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class DetectDriftOperator(MlopsOperator):
         self.columns = columns
         self.engine = engine
         self.alpha = alpha
+        self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
@@ -71,12 +79,33 @@ class DetectDriftOperator(MlopsOperator):
             report = detect_drift(
                 reference, rows, columns=columns, engine=self.engine, alpha=self.alpha
             )
-            body = report.to_dict() | {"model": str(ref), "window": window.index}
+            names = report.some_drifted() or "no column"
+            line = f"window {window.index}: {names} drifted against what {ref} saw"
+            body = report.to_dict() | {
+                "model": str(ref),
+                "window": window.index,
+                "status": "warn" if report.drifted else "ok",
+                "line": line,
+            }
             self.observations().record(self.model, "drift", f"{ref}:{window.index}", body)
-            names = ", ".join(report.drifted) or "none"
-            self.log.info("window %d: drifted columns: %s", window.index, names)
+            self.log.info("%s", line)
+            if report.drifted:
+                self._attach(ref, window.index, report, (reference, rows))
             found[str(window.index)] = list(report.drifted)
         return {"model": str(ref), "reference": str(version.fact(models.DATA)), "drifted": found}
+
+    def _attach(
+        self, ref: ModelRef, window: int, report: "DriftReport", slices: tuple["Slice", "Slice"]
+    ) -> None:
+        """Draw a window that drifted."""
+        from airflow_mlops.core.reports.drift import drift_report
+
+        def draw() -> str:
+            before, now = (part.profile() for part in slices)
+            return drift_report(report, str(ref), window, (before, now))
+
+        name = f"monitoring/drift-{window}.html"
+        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}
 
     def _to_judge(self, current: "Table", champion: ModelRef) -> list["WindowStats"]:
         """Return complete windows that the champion serves and that are new, or were rewritten."""
@@ -98,12 +127,15 @@ class MeasurePerformanceOperator(MlopsOperator):
     """
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
-    Also the champion before it: the labels of its last window arrive when it serves no more.
+    Also the champion before it: the labels of its last window arrive when it serves no more. A
+    window that decayed is drawn as a page in the champion's MLflow run.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
     :param label_column: column of the labels.
     :param metric: per-row loss.
+    :param slices: columns of the rows, such as ``("day",)``: parts of the rows that got worse than
+        in the champion's hold-out are named; each needs 50 rows in both (templated).
     """
 
     template_fields = (
@@ -112,7 +144,9 @@ class MeasurePerformanceOperator(MlopsOperator):
         "labels",
         "label_column",
         "metric",
+        "slices",
     )
+    operator_extra_links = (ReportLink(),)
 
     def __init__(
         self,
@@ -121,6 +155,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         labels: Xcom,
         label_column: str,
         metric: str = "brier",
+        slices: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -128,10 +163,12 @@ class MeasurePerformanceOperator(MlopsOperator):
         self.labels = labels
         self.label_column = label_column
         self.metric = metric
+        self.slices = slices
+        self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Join predictions with labels, window by window."""
-        from airflow_mlops.core.evaluation.metrics import loss_function
+        from airflow_mlops.core.metrics import loss_function
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
 
         state = self.ledger().state(self.model)
@@ -149,23 +186,39 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.label_column,
             self.metric,
             loss_function(self.metric),
+            tuple(self.slices),
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))
-        windows = monitor.measure(ModelRef(self.model, champion))
-        newest = windows[-1] if windows else None
-        if newest is not None:
-            self.log.info(
-                "%s in window %d: %s %.4f, a fresh small model %.4f, on %d rows",
-                newest.model,
-                newest.index,
-                newest.metric,
-                newest.loss,
-                newest.probe_loss,
-                newest.rows,
-            )
+        found = monitor.measure(ModelRef(self.model, champion))
+        newest = found.windows[-1] if found.windows else None
+        body = found.body(newest) if newest else {"status": "ok", "line": "no labelled window yet"}
+        (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
+        for waiting in found.waiting:
+            self.log.info("%s", waiting)
+        if newest is not None and body["status"] == "warn":
+            self._attach(newest, state)
         return {
             "model": f"{self.model}@{champion}",
-            "windows": len(windows),
+            "windows": len(found.windows),
             "newest": None if newest is None else newest.to_dict(),
+            "waiting": [str(w) for w in found.waiting],
+            "status": body["status"],
+            "line": body["line"],
         }
+
+    def _attach(self, newest: "ServedWindow", state: "State") -> None:
+        """Draw how the champion did, if its newest window decayed."""
+        from airflow_mlops.core.reports.performance import performance_report
+
+        ref, observations = ModelRef.parse(newest.model), self.observations()
+
+        def draw() -> str:
+            bodies, guesses = (
+                [o.body for o in observations.read(self.model, monitor)]
+                for monitor in ("performance", "estimate")
+            )
+            return performance_report(self.model, bodies, guesses, state.entries)
+
+        name = f"monitoring/performance-{newest.index}.html"
+        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}

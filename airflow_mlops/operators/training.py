@@ -219,7 +219,7 @@ class TrainModelOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect the recipe's parts, train, and return the version."""
-        from airflow_mlops.core.evaluation.metrics import loss_function
+        from airflow_mlops.core.metrics import loss_function
         from airflow_mlops.core.training.fit import train_model
 
         hook = MlflowHook(self.mlflow_conn_id)

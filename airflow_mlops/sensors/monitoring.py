@@ -132,7 +132,7 @@ class FindingRecordedSensor(PollingSensor):
         *,
         model: str,
         monitor: str,
-        statuses: Sequence[str] = ("broken",),
+        statuses: Sequence[str] = ("warn", "broken"),
         ledger_conn_id: str = "mlops_default",
         **kwargs: Any,
     ) -> None:

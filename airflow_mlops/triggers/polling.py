@@ -143,7 +143,7 @@ class FindingRecordedTrigger(PollingTrigger):
         *,
         model: str,
         monitor: str,
-        statuses: Sequence[str] = ("broken",),
+        statuses: Sequence[str] = ("warn", "broken"),
         ledger_conn_id: str = "mlops_default",
         **kwargs: Any,
     ) -> None:

@@ -1,6 +1,11 @@
 """Verbs about monitors, against real stores."""
 
+from datetime import datetime
+
 import pytest
+
+from airflow_mlops.core.monitoring.drift import detect_drift
+from airflow_mlops.core.monitoring.observations import Observations
 
 pytestmark = pytest.mark.services
 
@@ -46,3 +51,39 @@ def test_what_cannot_be_asked_is_named(mlops, trained_champions, model, tmp_path
     done = mlops("dependencies", model, "--constraints", str(tmp_path / "gone.txt"))
     assert done.code == 2
     assert "gone.txt is no file of constraints" in done.err
+
+
+def test_reports_are_pages_of_what_is_on_record(
+    mlops, trained_champions, model, ledger, dataset_store, tmp_path
+):
+    (ref,) = trained_champions(1)
+    seen = Observations(ledger.dsn)
+    table = dataset_store.open(dataset_store.latest(model))
+    since, middle = (
+        datetime.fromisoformat(w.start) for w in (table.windows()[0], table.closed()[7])
+    )
+    found = detect_drift(table.between(since, middle), table.between(middle), columns=["x", "kind"])
+    body = found.to_dict() | {"model": str(ref), "window": 7}
+    seen.record(model, "drift", f"{ref}:7", body)
+    path = tmp_path / "drift.html"
+    done = mlops("report", model, "--drift", "--out", str(path))
+    assert (done.code, done.out.startswith(f"{path}: drift of {model}, ")) == (0, True)
+    assert path.read_text("utf-8").count("<svg") == 2
+    done = mlops("report", model, "--drift", "--window", "3")
+    assert (done.code, "window 3; judged were: 7" in done.err) == (2, True)
+    for name in ("performance", "system", "dependencies"):
+        done = mlops("report", model, f"--{name}")
+        assert (done.code, done.out.startswith("<!doctype html>")) == (0, True)
+    assert mlops("report", model, "--system", "--json").json["report"] == "system"
+    done = mlops("report", model, "--performance", "--window", "3")
+    assert (done.code, "window 3 of" in done.err) == (2, True)
+
+
+def test_a_report_is_about_one_monitor_and_goes_where_it_can(
+    mlops, trained_champions, model, tmp_path
+):
+    trained_champions(1)
+    done = mlops("report", model, "--drift", "--system")
+    assert (done.code, "2 are named; choose one of --drift, --performance" in done.err) == (2, True)
+    done = mlops("report", model, "--system", "--out", str(tmp_path / "no" / "where.html"))
+    assert (done.code, "cannot write the report to" in done.err) == (2, True)

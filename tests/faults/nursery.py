@@ -143,7 +143,7 @@ def train(facts: dict[str, Any]) -> Any:
     from airflow_mlops.core.data.datasets import DatasetStore
     from airflow_mlops.core.data.features import archive
     from airflow_mlops.core.data.selection import Selection
-    from airflow_mlops.core.evaluation.metrics import loss_function
+    from airflow_mlops.core.metrics import loss_function
     from airflow_mlops.core.refs import Recipe
     from airflow_mlops.core.training.fit import Training, train_model
     from airflow_mlops.core.training.provenance import Environment

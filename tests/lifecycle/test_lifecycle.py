@@ -10,7 +10,7 @@ import pytest
 
 from airflow_mlops import policy as words
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.evaluation.metrics import LOSSES
+from airflow_mlops.core.metrics import LOSSES
 from airflow_mlops.lifecycle import Lifecycle
 
 pytestmark = pytest.mark.airflow

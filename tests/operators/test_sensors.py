@@ -125,7 +125,8 @@ class TestTriggers:
         for subject, status in (("a", "ok"), ("b", "broken"), ("c", "warn"), ("d", "broken")):
             body = {"status": status, "line": f"line of {subject}"}
             observations.record(model, "drift", subject, body)
-        trigger = FindingRecordedTrigger(model=model, monitor="drift", interval=0.05)
+        broken = {"monitor": "drift", "statuses": ["broken"], "interval": 0.05}
+        trigger = FindingRecordedTrigger(model=model, **broken)
         at, said = trigger.look("")
         assert (said["subject"], said["status"], said["line"]) == ("b", "broken", "line of b")
         assert trigger.look(at)[1]["subject"] == "d"

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison
-from airflow_mlops.core.evaluation.metrics import LOSSES, SCORES, Estimate
+from airflow_mlops.core.metrics import LOSSES, SCORES, Estimate
 from airflow_mlops.core.training.agreement import ServingCheck
 from airflow_mlops.policy import AtLeast, AtMost, Better, Gate, Loads, NotWorse
 

@@ -17,17 +17,10 @@ from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation
-from airflow_mlops.core.evaluation.metrics import (
-    SCORES,
-    Estimate,
-    estimate,
-    loss_function,
-    measure,
-)
+from airflow_mlops.core.metrics import estimates, loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.models import ModelStore
-from airflow_mlops.policy import PROBABILITIES
 
 SMALL_BATCH = 32
 REPEATS = 20
@@ -82,7 +75,7 @@ def evaluate(
         epoch,
         span.since,
         span.until,
-        metrics(loss, y, predicted, seed=seed),
+        estimates(loss, y, predicted, seed=seed),
         comparisons,
         load_ms,
         "; ".join(filter(None, [*notes, why_not])),
@@ -173,26 +166,6 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
         )
         raise UserCodeError(msg)
     return found
-
-
-def metrics(
-    loss: str, y: NDArray[np.float64], predicted: NDArray[np.float64], *, seed: int
-) -> tuple[Estimate, ...]:
-    """Estimate the loss and, of a classifier, the scores that mean anything on these rows."""
-    names = [loss, *(SCORES if loss in PROBABILITIES else ())]
-    if len(np.unique(y)) < 2:
-        names = [loss]
-    names = [name for name in names if name == loss or _defined(name, y, predicted)]
-    return tuple(estimate(name, y, predicted, seed=seed) for name in names)
-
-
-def _defined(name: str, y: NDArray[np.float64], predicted: NDArray[np.float64]) -> bool:
-    """Say whether a score means anything here: no precision without a row that was called a one."""
-    try:
-        measure(name, y, predicted)
-    except NotEnoughDataError:
-        return False
-    return True
 
 
 def _why_not_compared(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import NotEnoughDataError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.training.functions import Functions
 
 OWN = "own"

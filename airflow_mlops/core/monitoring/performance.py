@@ -5,78 +5,57 @@ Each labelled window is measured twice: by the predictions that were served, and
 challenger fitted on the newest rows before it. The second number is what no drift test gives.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from airflow_mlops.core.data.commits import WindowStats
 from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.data.tables import COMPLETE
-from airflow_mlops.core.errors import NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.metrics import estimates
 from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.monitoring.observations import Observations
+from airflow_mlops.core.monitoring.served import BLOCKS, Measured, ServedWindow, Waiting, blocks
+from airflow_mlops.core.monitoring.slices import Part, judge_slices
+from airflow_mlops.core.monitoring.unlabelled import MONITOR as ESTIMATE
+from airflow_mlops.core.monitoring.unlabelled import Guess, binned, expected
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.models import ModelStore
+from airflow_mlops.core.training.models import BASE_LOSS, UNTIL, ModelStore
+from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCKS = 8
+__all__ = ["Measured", "PerformanceMonitor", "ServedWindow", "Waiting", "blocks"]
+
+MONITOR = "performance"
 
 
 @dataclass(frozen=True, slots=True)
-class ServedWindow:
+class _Cohort:
     """
-    One labelled window that a model version served.
+    The predictions of one complete window.
 
-    :param index: number of the window in the dataset.
-    :param rows: rows with a prediction and a label.
-    :param champion: mean served loss of each block, in the order of time.
-    :param probe: mean loss of the cheap challenger on the same blocks.
+    :param labels: digest and number of its labels; empty and 0 if there are none.
     """
 
-    model: str
-    index: int
-    since: str
-    until: str
-    metric: str
-    rows: int
-    champion: tuple[float, ...]
-    probe: tuple[float, ...]
+    window: WindowStats
+    served: pa.Table
+    labels: tuple[str, int]
 
     @property
-    def loss(self) -> float:
-        """Mean served loss."""
-        return float(np.mean(self.champion))
+    def span(self) -> tuple[datetime, datetime]:
+        return datetime.fromisoformat(self.window.start), datetime.fromisoformat(self.window.end)
 
-    @property
-    def probe_loss(self) -> float:
-        """Mean loss of the cheap challenger."""
-        return float(np.mean(self.probe))
-
-    @property
-    def losses(self) -> NDArray[np.float64]:
-        """Served loss, per block."""
-        return np.array(self.champion, dtype=np.float64)
-
-    @property
-    def gain(self) -> NDArray[np.float64]:
-        """What the challenger saves, per block; positive: a retrain would have helped."""
-        return np.subtract(self.champion, self.probe, dtype=np.float64)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self) | {"champion": list(self.champion), "probe": list(self.probe)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild the window that :meth:`to_dict` wrote."""
-        return cls(**{**data, "champion": tuple(data["champion"]), "probe": tuple(data["probe"])})
+    def waits(self, labelled: int, why: str = "") -> Waiting:
+        return Waiting(self.window.index, labelled, self.served.num_rows, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +68,7 @@ class PerformanceMonitor:
     :param label: column of the labels.
     :param metric: name of the per-row loss.
     :param loss: the per-row loss itself.
+    :param slices: columns of the rows by which the loss is measured, too.
     """
 
     store: DatasetStore
@@ -99,67 +79,178 @@ class PerformanceMonitor:
     label: str
     metric: str
     loss: Any
+    slices: Sequence[str] = ()
 
-    def measure(self, champion: ModelRef) -> tuple[ServedWindow, ...]:
+    def measure(self, champion: ModelRef) -> Measured:
         """
         Return every labelled window a version served; new ones are measured and stored.
 
+        A window whose labels have changed since is measured anew.
+
         :param champion: the version that predicts now, or one that did.
+        :raises ConfigurationError: if a column to slice by is none of the rows.
         """
-        known = {
-            served.index: served
-            for o in self.observations.read(champion.name, "performance", of=champion)
-            if (served := ServedWindow.from_dict(o.body)).metric == self.metric
-        }
-        fresh: list[ServedWindow] = []
+        self._check_slices()
+        known, guesses = self._known(champion)
+        fresh, foreseen, waiting = [], [], []
+        for cohort in self._cohorts(champion, known):
+            index = cohort.window.index
+            if index not in guesses and index not in known:
+                guess = self._guess(champion, cohort, known)
+                if guess is not None:
+                    guesses[index] = guess
+                    foreseen.append(guess)
+            found = self._measured(champion, cohort)
+            if isinstance(found, ServedWindow):
+                known[index] = found
+                fresh.append(found)
+            elif index not in known:
+                waiting.append(found)
+        windows = tuple(known[index] for index in sorted(known))
+        measured = Measured(windows, tuple(waiting), guesses)
+        self._record(champion, measured, fresh, foreseen)
+        return measured
+
+    def _known(self, champion: ModelRef) -> tuple[dict[int, ServedWindow], dict[int, Guess]]:
+        """Return what is on record, by window."""
+        read = self.observations.read
+        windows = (
+            ServedWindow.from_dict(o.body) for o in read(champion.name, MONITOR, of=champion)
+        )
+        guesses = (Guess.from_dict(o.body) for o in read(champion.name, ESTIMATE, of=champion))
+        return (
+            {w.index: w for w in windows if w.metric == self.metric},
+            {g.index: g for g in guesses if g.metric == self.metric},
+        )
+
+    def _record(
+        self,
+        champion: ModelRef,
+        measured: Measured,
+        fresh: Sequence[ServedWindow],
+        foreseen: Sequence[Guess],
+    ) -> None:
+        """Put on record what is new; the newest window comes last, for it sums up the others."""
+        name = champion.name
+        newest = measured.windows[-1:]
+        windows = (*(w for w in fresh if w not in newest), *newest)
+        bodies = [
+            *((ESTIMATE, g.index, g.to_dict()) for g in foreseen),
+            *((MONITOR, w.index, measured.body(w)) for w in windows),
+        ]
+        self.observations.record_all(
+            (name, monitor, f"{champion}:{index}", body) for monitor, index, body in bodies
+        )
+
+    def _cohorts(self, champion: ModelRef, known: dict[int, ServedWindow]) -> Iterator[_Cohort]:
+        """Yield the complete windows that were served, but for those that need no measuring."""
+        labels = {w.start: (w.digest, w.rows) for w in self.labels.windows()}
         first, last = self.observations.served_span(champion)
         for window in self.data.closed():
             since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
-            if window.index in known or until <= first or since > last:
+            found = labels.get(window.start, ("", 0))
+            old = known.get(window.index)
+            same = old is not None and old.labels in ("", found[0])
+            if same or until <= first or since > last:
                 continue
             served = self.observations.predictions(champion, since, until)
             if served.num_rows:
-                fresh += self._measured(champion, window.index, since, until, served)
-        for found in fresh:
-            subject = f"{champion}:{found.index}"
-            self.observations.record(champion.name, "performance", subject, found.to_dict())
-        every = {**known, **{w.index: w for w in fresh}}
-        return tuple(every[index] for index in sorted(every))
+                yield _Cohort(window, served, found)
 
-    def _measured(
-        self, champion: ModelRef, index: int, since: datetime, until: datetime, served: pa.Table
-    ) -> list[ServedWindow]:
+    def _guess(
+        self, champion: ModelRef, cohort: _Cohort, known: dict[int, ServedWindow]
+    ) -> Guess | None:
+        """Say what to expect of a window, from what came true in those before it."""
+        window, p = cohort.window, np.asarray(cohort.served["p"].to_numpy())
+        past = [w.bins for w in known.values() if w.bins and w.index < window.index]
+        found = expected(self.metric, p, past)
+        if found is None:
+            return None
+        loss, accuracy = found
+        span = window.start, window.end
+        return Guess(
+            str(champion), window.index, *span, self.metric, len(p), loss, accuracy, len(past)
+        )
+
+    def _measured(self, champion: ModelRef, cohort: _Cohort) -> ServedWindow | Waiting:
         """
         Measure one window.
 
-        Nothing while fewer than 95 % of its predictions have a label, or if no labels before it are
-        there for the challenger to learn from.
+        It waits while fewer than 95 % of its predictions have a label, or if no labels before it
+        are there for the challenger to learn from.
         """
+        (since, until), served = cohort.span, cohort.served
+        needed = max(COMPLETE * served.num_rows, BLOCKS)
+        if cohort.labels[1] < needed:
+            return cohort.waits(min(cohort.labels[1], served.num_rows))
         try:
             rows = self._selection(since, until).read(self.store)
-            probed = self._probe(champion, rows, since)
         except NotEnoughDataError:
-            return []
+            return cohort.waits(0)
         keys = rows.rows[rows.key].cast(pa.string()).to_pylist()
         predicted = dict(zip(served["key"].to_pylist(), served["p"].to_pylist(), strict=True))
         both = np.array([key in predicted for key in keys])
-        if both.sum() < max(COMPLETE * served.num_rows, BLOCKS):
-            return []
+        if both.sum() < needed:
+            return cohort.waits(int(both.sum()))
+        try:
+            probed = self._probe(champion, rows, since)
+        except NotEnoughDataError:
+            return cohort.waits(int(both.sum()), "no labels before it to learn from")
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
-        y = rows.y[both]
-        champion_blocks, probe_blocks = (blocks(self.loss(y, x)) for x in (p, probed[both]))
-        return [
-            ServedWindow(
-                str(champion),
-                index,
-                since.isoformat(),
-                until.isoformat(),
-                self.metric,
-                len(y),
-                champion_blocks,
-                probe_blocks,
-            )
-        ]
+        part = rows.filter(pa.array(both))
+        return self._found(champion, cohort, part, p, probed[both])
+
+    def _found(
+        self,
+        champion: ModelRef,
+        cohort: _Cohort,
+        rows: Labelled,
+        p: NDArray[np.float64],
+        probed: NDArray[np.float64],
+    ) -> ServedWindow:
+        """Put together what one window gives."""
+        y, tags = rows.y, self.models.get(champion).tags
+        mark = self.labels.watermark
+        slices = Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(y, p))
+        champion_blocks, probe_blocks = (blocks(self.loss(y, x)) for x in (p, probed))
+        return ServedWindow(
+            str(champion),
+            cohort.window.index,
+            cohort.window.start,
+            cohort.window.end,
+            self.metric,
+            len(y),
+            champion_blocks,
+            probe_blocks,
+            served=cohort.served.num_rows,
+            labels=cohort.labels[0],
+            labelled_until=mark.isoformat() if mark else "",
+            base=float(tags[BASE_LOSS]) if BASE_LOSS in tags else None,
+            metrics=estimates(self.metric, y, p, seed=0),
+            slices=judge_slices(slices, self._holdout(champion)) if self.slices else (),
+            bins=binned(p, y) if self.metric in PROBABILITIES else (),
+        )
+
+    def _holdout(self, champion: ModelRef) -> Part | None:
+        """Ask a version about the window after its training rows; nothing if that is gone."""
+        until = self.models.get(champion).tags.get(UNTIL)
+        if until is None:
+            return None
+        since = datetime.fromisoformat(until)
+        try:
+            rows = self._selection(since, since + self.labels.window).read(self.store)
+        except NotEnoughDataError:
+            return None
+        with self.models.opened(champion) as model:
+            p = np.asarray(model.predict(rows.frame), dtype=np.float64)
+        return Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(rows.y, p))
+
+    def _check_slices(self) -> None:
+        for name in self.slices:
+            if name not in self.data.schema.names:
+                known = ", ".join(self.data.schema.names)
+                msg = f"no column {name!r} to slice by in {self.data.ref}; it has {known}"
+                raise ConfigurationError(msg)
 
     def _probe(self, champion: ModelRef, rows: Labelled, since: datetime) -> NDArray[np.float64]:
         """Predict a window with a small model of the newest labelled rows before it."""
@@ -200,8 +291,3 @@ def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFram
         msg = f"{name} gave {type(frame).__name__} for {len(rows)} rows; it gives a row for each"
         raise UserCodeError(msg)
     return frame  # type: ignore[no-any-return]
-
-
-def blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return the mean of each of the contiguous blocks of a window, in the order of time."""
-    return tuple(float(part.mean()) for part in np.array_split(losses, BLOCKS))

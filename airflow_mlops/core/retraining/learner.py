@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import UserCodeError
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting

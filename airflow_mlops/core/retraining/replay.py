@@ -19,9 +19,9 @@ from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import NotEnoughDataError, RejectedError
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
-from airflow_mlops.core.evaluation.offline import metrics
 from airflow_mlops.core.evaluation.spans import OWN, choose_span
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
+from airflow_mlops.core.metrics import estimates
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
 from airflow_mlops.core.monitoring.performance import ServedWindow, blocks
@@ -209,7 +209,7 @@ class _Replay:
             self.state.epoch,
             self.history.start(holdout).isoformat(),
             self.history.start(holdout + 1).isoformat(),
-            metrics(setting.metric, y, predicted, seed=0),
+            estimates(setting.metric, y, predicted, seed=0),
             comparisons,
             0.0,
             note,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_mlops.core.monitoring.performance import ServedWindow
+from airflow_mlops.core.monitoring.served import ServedWindow, p_more
 from airflow_mlops.core.retraining.evidence import Burden, Evidence, moment
 from airflow_mlops.policy import (
     Decay,
@@ -79,7 +79,7 @@ def weigh(e: Evidence, policy: Retrain) -> Weighed:
         regret = max(0.0, regret + float(window.gain.mean()) / base)
     probe = policy.trigger(Probe) or Probe()
     newest = e.windows[-1]
-    p = _p_more(newest.gain, probe.margin * base) if newest.rows >= probe.min_rows else math.nan
+    p = p_more(newest.gain, probe.margin * base) if newest.rows >= probe.min_rows else math.nan
     return Weighed(float(newest.gain.mean()) / base, p, regret, growth, *flags)
 
 
@@ -153,7 +153,7 @@ def _decay(word: Decay, e: Evidence, _: Weighed) -> Finding:
     base, (n, m) = e.champion.base_loss, word.counts
     limit = base * (1 + word.drop)
     last = e.windows[-m:]
-    worse = [w for w in last if _p_more(w.losses, limit) <= word.alpha]
+    worse = [w for w in last if p_more(w.losses, limit) <= word.alpha]
     text = (
         f"{e.windows[-1].metric} {e.windows[-1].loss:.4f} against {base:.4f} in its backtest, "
         f"surely worse by {word.drop:.0%} in {len(worse)} of {len(last)} windows "
@@ -228,11 +228,3 @@ def _too_few(e: Evidence, share: float) -> str:
 def _error(window: ServedWindow) -> float:
     """Standard error of the mean gain, from the block means."""
     return float(window.gain.std(ddof=1)) / math.sqrt(len(window.gain))
-
-
-def _p_more(blocks: Any, limit: float) -> float:
-    """One-sided p-value of "the mean is above ``limit``", from block means."""
-    from scipy.stats import t
-
-    error = max(float(blocks.std(ddof=1)) / math.sqrt(len(blocks)), 1e-12)
-    return float(t.sf((float(blocks.mean()) - limit) / error, len(blocks) - 1))

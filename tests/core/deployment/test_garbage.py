@@ -34,7 +34,7 @@ def story(trained_champions, train, dataset_store, labelled_weeks, append, model
 
 @pytest.fixture
 def train(model_store, make_training):
-    from airflow_mlops.core.evaluation.metrics import loss_function
+    from airflow_mlops.core.metrics import loss_function
     from airflow_mlops.core.training.fit import train_model
 
     def run(**training):

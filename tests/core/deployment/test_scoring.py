@@ -17,8 +17,8 @@ from airflow_mlops.core.errors import (
     RejectedError,
     UserCodeError,
 )
-from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.evaluation.offline import evaluate, predictions, usable_rows
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
 

@@ -8,7 +8,7 @@ import pytest
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.evaluation.comparison import Comparison
 from airflow_mlops.core.evaluation.gate import Check, Evaluation, Verdict, judge
-from airflow_mlops.core.evaluation.metrics import Estimate
+from airflow_mlops.core.metrics import Estimate
 from airflow_mlops.core.training.agreement import ServingCheck
 from airflow_mlops.policy import AtLeast, AtMost, Better, Loads, NotWorse
 

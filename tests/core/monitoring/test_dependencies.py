@@ -9,8 +9,8 @@ import pytest
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.errors import ModelChangedError, ModelNotFoundError
 from airflow_mlops.core.evaluation.gate import judge
-from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.evaluation.offline import evaluate
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.dependencies import (
     Answers,
     DependencyReport,

@@ -1,5 +1,6 @@
 """Realised performance: what was served, against late labels and a cheap challenger."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -7,8 +8,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from airflow_mlops.core.errors import UserCodeError
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.data.sources import ArrowSource
+from airflow_mlops.core.errors import ConfigurationError, UserCodeError
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.performance import PerformanceMonitor, ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
@@ -57,19 +59,63 @@ def test_a_served_window_is_measured_once_and_agrees_with_scikit_learn(
     served, monitor, labelled_weeks
 ):
     ref = served()
-    (found,) = monitor().measure(ref)
+    (found,) = monitor().measure(ref).windows
     truth = labelled_weeks().labels["up"].to_numpy()[7 * 168 : 8 * 168]
     assert found.loss == pytest.approx(brier_score_loss(truth, np.full(168, 0.3)))
     assert (found.index, found.rows, found.model) == (7, 168, str(ref))
     assert found.probe_loss < found.loss  # a model of the rows beats a constant
-    assert monitor().measure(ref) == (found,)
+    assert monitor().measure(ref).windows == (found,)
     assert ServedWindow.from_dict(found.to_dict()) == found
+
+
+def test_what_is_measured_has_an_interval_a_backtest_a_watermark_and_slices(
+    served, monitor, observations, model_store
+):
+    ref = served()
+    asked = replace(monitor(), slices=("kind", "x"))
+    (found,) = asked.measure(ref).windows
+    assert (found.served, found.labelled_until) == (168, "2024-02-25T23:00:00+00:00")
+    assert found.realised.low < found.loss < found.realised.high
+    assert {m.metric for m in found.metrics} >= {"brier", "roc_auc", "accuracy"}
+    assert found.base == float(model_store.get(ref).tags["mlops.base_loss"])
+    assert [s.value for s in found.slices if s.column == "kind"] == ["a", "b", "c"]
+    assert len(found.slices) == 7
+    assert sum(s.rows for s in found.slices) == 2 * 168
+    (seen,) = observations.read(ref.name, "performance")
+    assert (seen.body["status"], "in its backtest" in seen.body["line"]) == ("warn", True)
+    assert found.decayed  # a constant .3 is worse than the model that was trained
+    with pytest.raises(ConfigurationError, match=r"no column 'colour' to slice by.* it has id, at"):
+        replace(asked, slices=("colour",)).measure(ref)
+
+
+def test_labels_that_change_later_are_measured_anew_and_the_same_ones_are_not(
+    dataset_store, labelled_weeks, append, served, monitor, model, observations
+):
+    ref = served()
+    (before,) = monitor().measure(ref).windows
+    (estimate,) = observations.read(model, "estimate")
+    labels = labelled_weeks().labels
+    flipped = pa.array([1 - up for up in labels["up"].to_pylist()], pa.int8())
+    source = ArrowSource(labels.set_column(2, "up", flipped), "id", "at")
+    for key in ("late", "twice"):
+        append(dataset_store, f"{model}.labels", source, app_key=key, lateness=timedelta(days=6))
+        (after,) = monitor().measure(ref).windows
+        assert after.labels != before.labels
+        assert after.loss == pytest.approx(_brier(flipped))
+    (seen,) = observations.read(model, "performance")
+    assert ServedWindow.from_dict(seen.body) == after
+    assert observations.read(model, "estimate") == (estimate,)  # said before, and never afterwards
+
+
+def _brier(labels):
+    truth = np.array(labels.to_pylist()[7 * 168 :])
+    return brier_score_loss(truth, np.full(168, 0.3))
 
 
 def test_a_window_that_nobody_served_is_not_measured(served, monitor):
     ref = served()
-    assert monitor().measure(ModelRef(ref.name, ref.version + 1)) == ()
-    assert [w.index for w in monitor().measure(ref)] == [7]
+    assert monitor().measure(ModelRef(ref.name, ref.version + 1)).windows == ()
+    assert [w.index for w in monitor().measure(ref).windows] == [7]
 
 
 def test_labels_for_a_part_of_the_window_wait(
@@ -90,12 +136,20 @@ def test_labels_for_a_part_of_the_window_wait(
         }
     )
     monitor().observations.write_predictions(ref, out, dataset=f"{model}@2", run="r")
-    assert [w.index for w in monitor().measure(ref)] == [7]
+    found = monitor().measure(ref)
+    assert [w.index for w in found.windows] == [7]
+    assert [str(w) for w in found.waiting] == ["window 8 waits: 100 of 168 rows have a label, 60%"]
+    (known,) = monitor().observations.read(ref.name, "performance")
+    assert "; window 8 waits: 100 of 168 rows have a label, 60%" in known.body["line"]
+    (first, second) = monitor().observations.read(ref.name, "estimate")
+    assert [first.body["index"], second.body["index"]] == [7, 8]
+    assert (first.body["windows"], second.body["windows"]) == (0, 1)  # corrected by window 7
 
 
 def test_the_first_window_has_no_labels_before_it_and_waits(served, monitor):
     ref = served(week=0)
-    assert monitor().measure(ref) == ()
+    (waiting,) = monitor().measure(ref).waiting
+    assert str(waiting) == "window 0 waits: no labels before it to learn from"
 
 
 def test_the_challenger_never_sees_the_window_it_is_measured_on(served, monitor):
@@ -185,7 +239,7 @@ SIDE = "(rows.y > 0).map({True: 'up', False: 'down'})"
 )
 def test_the_challenger_learns_from_columns_of_every_kind(served_with, monitor, columns):
     ref = served_with(f"def build(rows):\n    return rows[['kind']].assign({columns})")
-    (found,) = monitor().measure(ref)
+    (found,) = monitor().measure(ref).windows
     assert found.probe_loss < 0.8 * found.loss
 
 

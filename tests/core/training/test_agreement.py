@@ -9,8 +9,8 @@ import pytest
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.evaluation.gate import Evaluation, judge
-from airflow_mlops.core.evaluation.metrics import loss_function
 from airflow_mlops.core.evaluation.offline import evaluate
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.fit import train_model

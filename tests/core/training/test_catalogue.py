@@ -5,7 +5,7 @@ import json
 import pytest
 
 from airflow_mlops.core.errors import ModelChangedError, ModelNotFoundError
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import FeatureRef, ModelRef
 from airflow_mlops.core.training.catalogue import (
     FUNCTION,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from airflow_mlops.core.errors import ModelNotFoundError
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.differences import compare_models
 from airflow_mlops.core.training.fit import train_model

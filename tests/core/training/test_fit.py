@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import (
     NotEnoughDataError,
     UserCodeError,
 )
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import FeatureRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.core.training.models import BASE_LOSS, DIGEST, RECIPE, TRAINING_ROWS

@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import (
     UnavailableError,
     UserCodeError,
 )
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.answers import ping
 from airflow_mlops.core.training.files import tree_digest

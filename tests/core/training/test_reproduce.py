@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import (
     ModelNotFoundError,
     UserCodeError,
 )
-from airflow_mlops.core.evaluation.metrics import loss_function
+from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training import reproduce as module
 from airflow_mlops.core.training.fit import train_model

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+SHOWN = 10
+"""Columns that a line names."""
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:
@@ -45,6 +48,12 @@ class DriftReport:
     def drifted(self) -> tuple[str, ...]:
         """Names of the drifted columns, in table order."""
         return tuple(c.column for c in self.columns if c.drifted)
+
+    def some_drifted(self) -> str:
+        """Name the first drifted columns, as a line has room for; empty if there are none."""
+        names = self.drifted
+        more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        return ", ".join([*names[:SHOWN], *more])
 
     @property
     def share(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
+from airflow_mlops.policy import PROBABILITIES
 
 Floats = NDArray[np.float64]
 
@@ -170,3 +171,21 @@ def estimate(
     tail = (1 - level) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
     return Estimate(name, value, float(low), float(high), n)
+
+
+def estimates(loss: str, y: Floats, p: Floats, *, seed: int) -> tuple[Estimate, ...]:
+    """Estimate the loss and, of a classifier, the scores that mean anything on these rows."""
+    names = [loss, *(SCORES if loss in PROBABILITIES else ())]
+    if len(np.unique(y)) < 2:
+        names = [loss]
+    names = [name for name in names if name == loss or _defined(name, y, p)]
+    return tuple(estimate(name, y, p, seed=seed) for name in names)
+
+
+def _defined(name: str, y: Floats, p: Floats) -> bool:
+    """Say whether a score means anything here: no precision without a row that was called a one."""
+    try:
+        measure(name, y, p)
+    except NotEnoughDataError:
+        return False
+    return True

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as reference
 
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
-from airflow_mlops.core.evaluation.metrics import (
+from airflow_mlops.core.metrics import (
     LOSSES,
     SCORES,
     Estimate,

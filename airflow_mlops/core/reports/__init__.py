@@ -1,0 +1,1 @@
+"""Reports: what the monitors found, as one HTML page each; pure functions, plain text."""
