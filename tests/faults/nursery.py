@@ -57,6 +57,7 @@ def boundary(name: str) -> tuple[Any, str]:
 
     from airflow_mlops.core.data import retention, version_log
     from airflow_mlops.core.ledger import Ledger
+    from airflow_mlops.core.monitoring.observations import Observations
 
     places: dict[str, tuple[Any, str]] = {
         "sidecar": (version_log.VersionLog, "write_file"),
@@ -65,6 +66,7 @@ def boundary(name: str) -> tuple[Any, str]:
         "mark": (retention, "mark_removed"),
         "vacuum": (version_log.VersionLog, "vacuum"),
         "insert": (Ledger, "_append"),
+        "finding": (Observations, "record"),
     }
     return places.get(name) or (MlflowClient, name)
 
@@ -182,9 +184,36 @@ def promote(facts: dict[str, Any]) -> Any:
         return {"op": type(error).__name__}
 
 
+def tick(facts: dict[str, Any]) -> Any:
+    """Measure what the champion served, and decide; returns the number of the entry."""
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.ledger import Ledger
+    from airflow_mlops.core.metrics import loss_function
+    from airflow_mlops.core.monitoring.observations import Observations
+    from airflow_mlops.core.monitoring.performance import PerformanceMonitor
+    from airflow_mlops.core.refs import ModelRef
+    from airflow_mlops.core.retraining.decide import decide
+    from airflow_mlops.core.retraining.gathering import Gathering
+    from airflow_mlops.core.retraining.record import record
+    from airflow_mlops.policy import Probe, Regret, Retrain
+
+    sys.path.insert(0, facts["code"])
+    store, ledger = DatasetStore(facts["root"]), Ledger(facts["dsn"])
+    models, observations = _models(facts), Observations(facts["dsn"])
+    ref, policy = ModelRef.parse(facts["ref"]), Retrain((Probe(), Regret()))
+    data, labels = (store.open(store.latest(n)) for n in (ref.name, f"{ref.name}.labels"))
+    PerformanceMonitor(
+        store, models, observations, data, labels, "up", "brier", loss_function("brier")
+    ).measure(ref)
+    gathering = Gathering(ref.name, "brier", models, observations)
+    evidence = gathering.evidence(ledger.state(ref.name), data, labels, policy)
+    entry = record(ledger, evidence, decide(evidence, policy), policy, by="tick")
+    return {"seq": entry.seq, "op": entry.op, "windows": len(evidence.windows)}
+
+
 SCENARIOS = {
     function.__name__: function
-    for function in (append, restore, forget, collect, fill, train, promote)
+    for function in (append, restore, forget, collect, fill, train, promote, tick)
 }
 
 
