@@ -33,6 +33,7 @@ from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator
 from airflow_mlops.operators.retraining import DecideRetrainOperator, RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
+from airflow_mlops.policy import Drift
 
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
@@ -58,7 +59,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
-        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
+        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **_drift(life), **common)
         performance = MeasurePerformanceOperator(
             task_id="performance",
             snapshot=rows,
@@ -72,6 +73,13 @@ def _monitor(life: "Lifecycle") -> DAG:
         contract >> drift >> decide
         _alone(life, common)
     return dag
+
+
+def _drift(life: "Lifecycle") -> dict[str, Any]:
+    """When a window counts as drifted, in the words of the policy."""
+    word = life.policy.trigger(Drift) or Drift()
+    weights = None if word.weights is None else dict(word.weights)
+    return {"share": word.share, "important": list(word.important), "weights": weights}
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:

@@ -102,7 +102,10 @@ class DecideRetrainOperator(MlopsOperator):
             if (window := ServedWindow.from_dict(o.body)).metric == self.metric
         ]
         drift = {
-            o.body["window"]: (bool(o.body["drifted"]), tuple(o.body["drifted"]))
+            o.body["window"]: (
+                o.body.get("dataset", bool(o.body["drifted"])),
+                tuple(o.body["drifted"]),
+            )
             for o in (observations.read(self.model, "drift", of=ref) if ref else ())
         }
         return gather(

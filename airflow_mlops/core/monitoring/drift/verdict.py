@@ -10,7 +10,7 @@ Stouffer et al., The American Soldier, 1949.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,9 @@ THRESHOLDS: Mapping[str, float] = {
     "one value": 0.50,
 }
 """Share of rows from which an effect matters."""
+
+WARN = 0.5
+"""Share of a threshold from which an effect is worth a warning; the p-value has to pass as well."""
 
 CALIBRATE_FROM = 5
 """Windows that the reference needs for its past to count."""
@@ -84,16 +87,19 @@ def judge(
     Judge every column.
 
     A column drifts if an effect reaches its threshold and its p-value, corrected over all checks
-    of all columns, is at most ``alpha``. Timestamps are known by range only and never drift.
+    of all columns, is at most ``alpha``; it warns from half of the threshold on. Timestamps are
+    known by range only and never drift; types without a profile are not judged.
 
     :param columns: columns to report, in this order.
-    :param alpha: rate of false alarms over all columns, 0 to 1.
+    :param alpha: rate of false alarms over all columns, 0 to 1: of warnings and drift together.
     """
     asked: list[_Asked] = []
     found: dict[str, ColumnDrift] = {}
     for name in columns:
         before, now = reference.whole.columns.get(name), current.columns.get(name)
-        if before is None or now is None or before.kind != now.kind:
+        if before is None and now is None:
+            found[name] = ColumnDrift(name, "no profile", 0.0, 1.0, 1.0, drifted=False)
+        elif before is None or now is None or before.kind != now.kind:
             reason = "column is gone, of another kind, or of a type that has no profile"
             found[name] = ColumnDrift(name, "schema", 1.0, 0.0, 0.0, drifted=True, reason=reason)
         elif getattr(before, "times", False):
@@ -109,26 +115,19 @@ def judge(
 
 def _fold(before: ColumnDrift | None, asked: _Asked, p: float, alpha: float) -> ColumnDrift:
     """Keep the most telling check of a column, and the reasons of all that alarmed."""
-    threshold = THRESHOLDS[asked.check.statistic]
-    effect = asked.check.effect
-    drifted = effect >= threshold and p <= alpha
+    threshold, effect = THRESHOLDS[asked.check.statistic], asked.check.effect
+    drifted, warned = (p <= alpha and effect >= x * threshold for x in (1, WARN))
     reason = ""
-    if drifted:
+    if warned:
         reason = f"{asked.check.statistic}: {effect:.1%} of rows (limit {threshold:.0%}, p {p:.1g})"
-    found = ColumnDrift(asked.column, asked.check.statistic, effect, threshold, p, drifted, reason)
+    found = ColumnDrift(
+        asked.column, asked.check.statistic, effect, threshold, p, drifted, reason, warned
+    )
     if before is None:
         return found
     reasons = "; ".join(filter(None, (before.reason, reason)))
-    telling = min(before, found, key=lambda c: (not c.drifted, c.p_value))
-    return ColumnDrift(
-        telling.column,
-        telling.statistic,
-        telling.effect,
-        telling.threshold,
-        telling.p_value,
-        telling.drifted,
-        reasons,
-    )
+    telling = min(before, found, key=lambda c: (not c.drifted, not c.warned, c.p_value))
+    return replace(telling, reason=reasons)
 
 
 def _p_value(check: Check, past: Sequence[tuple[Share | Marked, ...]]) -> float:
