@@ -52,7 +52,7 @@ class ProfileBuilder:
 
 class _NumericBuilder:
     """
-    Counters of one numeric column.
+    Counters of one numeric column; between two counts only the occupied ones are kept.
 
     Cells wait until there are enough of them: walking 65,536 counters costs as much as counting
     as many rows. A window of a few hundred rows never needs the counters.
@@ -60,7 +60,8 @@ class _NumericBuilder:
 
     def __init__(self, start: NumericProfile) -> None:
         self._start = start
-        self._dense: Counts | None = None
+        self._cells: Cells = np.empty(0, np.uint16)
+        self._counts: Counts = np.empty(0, np.int64)
         self._waiting: list[Cells] = []
         self._rows = self._missing = 0
         self._total = self._squares = 0.0
@@ -79,7 +80,7 @@ class _NumericBuilder:
         if self._start.scale != 1.0:
             moved *= self._start.scale
         halves = moved.astype("<f4").view("<u2")
-        self._waiting.append(halves[1::2])
+        self._waiting.append(halves[1::2].copy())  # a view would hold the lower halves, too
         if sum(map(len, self._waiting)) >= _BLOCK // 2:
             self._drain()
         total = float(moved.sum())
@@ -95,8 +96,11 @@ class _NumericBuilder:
 
     def _drain(self) -> None:
         found = np.bincount(np.concatenate(self._waiting), minlength=CELLS)
-        self._dense = found if self._dense is None else self._dense + found
-        self._waiting = []
+        found[self._cells] += self._counts
+        found[0] += found[_NEGATIVE_ZERO]
+        found[_NEGATIVE_ZERO] = 0
+        self._cells = np.flatnonzero(found != 0).astype(np.uint16)
+        self._counts, self._waiting = found[self._cells], []
 
     def finish(self) -> NumericProfile:
         cells, counts = self._counted()
@@ -116,13 +120,10 @@ class _NumericBuilder:
 
     def _counted(self) -> tuple[Cells, Counts]:
         """Return occupied cells and their counts; the cell of -0.0 is that of 0.0."""
-        if self._dense is not None and self._waiting:
-            self._drain()
-        if self._dense is not None:
-            self._dense[0] += self._dense[_NEGATIVE_ZERO]
-            self._dense[_NEGATIVE_ZERO] = 0
-            used = np.flatnonzero(self._dense)
-            return used.astype(np.uint16), self._dense[used]
+        if len(self._cells):
+            if self._waiting:
+                self._drain()
+            return self._cells, self._counts
         waiting = np.concatenate([*self._waiting, np.empty(0, np.uint16)])
         waiting[waiting == _NEGATIVE_ZERO] = 0
         return np.unique(waiting, return_counts=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.monitoring.drift.laws import student_tail
 from airflow_mlops.core.monitoring.drift.verdict import CALIBRATE_FROM
 
 LOOKED = 26
@@ -56,15 +57,13 @@ def judge_volume(past: Sequence[int], rows: int, *, alpha: float = 0.01) -> tupl
     :param past: rows of each earlier window, oldest first; a window without any counts as 0.
     :param alpha: rate of false alarms, 0 to 1.
     """
-    from scipy.special import stdtr
-
     seen = np.array(past[-LOOKED:], float)
     if len(seen) < CALIBRATE_FROM:
         return ()
     usual, size = float(seen.mean()), len(seen)
     variance = max(float(seen.var(ddof=1)), usual, 1.0)  # counts scatter by chance at least
     distance = (rows - usual) / math.sqrt(variance * (1 + 1 / size))
-    p = 2 * float(stdtr(size - 1, -abs(distance)))
+    p = 2 * student_tail(abs(distance), size - 1)
     if p > alpha or abs(rows - usual) < VOLUME * usual:
         return ()
     return (Arrival("volume", f"{rows:,} rows, usually {usual:,.0f} (p {p:.1g})"),)
@@ -87,8 +86,6 @@ def judge_freshness(
     :param limit: age that is too old whatever was usual.
     :param alpha: rate of false alarms of the comparison with the past, 0 to 1.
     """
-    from scipy.special import stdtr
-
     lag = (now - newest).total_seconds()
     if lag < 0:
         return (Arrival("freshness", f"the newest row is {_span(-lag)} ahead of the clock"),)
@@ -101,7 +98,7 @@ def judge_freshness(
     logs, size = np.log(seen), len(seen)
     spread = max(float(logs.std(ddof=1)), 0.1)
     distance = (math.log(lag) - float(logs.mean())) / (spread * math.sqrt(1 + 1 / size))
-    if float(stdtr(size - 1, -distance)) > alpha:
+    if student_tail(distance, size - 1) > alpha:
         return ()
     return (Arrival("freshness", f"the newest row is {_span(lag)} old, usually {_span(usual)}"),)
 

@@ -12,9 +12,8 @@ from scipy import stats
 
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
-from airflow_mlops.core.monitoring.drift.checks import Marked
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
-from airflow_mlops.core.monitoring.drift.verdict import _adjusted, _hypergeometric, calibrate, judge
+from airflow_mlops.core.monitoring.drift.verdict import _adjusted, calibrate, judge
 
 WEEK = 336
 
@@ -38,18 +37,6 @@ def test_the_correction_agrees_with_scipys_benjamini_hochberg(seed):
 
 def test_no_question_needs_no_correction():
     assert _adjusted([]) == []
-
-
-@pytest.mark.parametrize(("before", "now"), [(0, 3), (5, 9), (20, 1), (3, 0)])
-def test_marks_agree_with_fishers_exact_test(before, now):
-    found = _hypergeometric(Marked(before, 300, now, 100))
-    table = [[now, 100 - now], [before, 300 - before]]
-    assert found == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
-
-
-def test_marks_of_many_rows_agree_with_scipys_hypergeometric():
-    found = _hypergeometric(Marked(315, 931_219, 32, 49_000))
-    assert found == pytest.approx(stats.hypergeom.sf(31, 980_219, 347, 49_000), rel=1e-6)
 
 
 @cache

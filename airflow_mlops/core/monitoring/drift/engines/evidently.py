@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.data.datasets import Slice
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from airflow_mlops.core.data.tables import Slice
+
 
 def compare(
-    reference: Slice, current: Slice, columns: Sequence[str], *, alpha: float
+    reference: "Slice", current: "Slice", columns: Sequence[str], *, alpha: float
 ) -> tuple[ColumnDrift, ...]:
     """
     Run Evidently's data drift preset.
@@ -38,7 +39,7 @@ def compare(
     return tuple(_column(name, found[name]) for name in columns)
 
 
-def _frame(part: Slice, columns: Sequence[str]) -> "pd.DataFrame":
+def _frame(part: "Slice", columns: Sequence[str]) -> "pd.DataFrame":
     """Give every column a type that Evidently tests: double, or text."""
     frame = part.to_arrow(columns).to_pandas()
     for name in columns:
