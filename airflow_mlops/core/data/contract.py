@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from airflow_mlops.core.data.profile import CategoryProfile, NumericProfile, Profile
+from airflow_mlops.core.data.profile import LONGEST, CategoryProfile, NumericProfile, Profile
 
 Kind = Literal["missing", "unexpected", "retyped", "null", "out of range", "new category"]
 
@@ -133,6 +133,7 @@ def infer_contract(
             columns.append(ColumnContract(name, kind, absent > 0, low, high))
         elif isinstance(seen, CategoryProfile):
             few = len(seen.values) <= SMALL and not seen.other
+            few = few and all(len(value) < LONGEST for value in seen.values)
             values = tuple(sorted(seen.values)) if few else None
             columns.append(ColumnContract(name, kind, seen.missing > 0, categories=values))
         else:

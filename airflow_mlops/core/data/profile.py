@@ -24,6 +24,9 @@ INFINITE = (0x7F80, 0xFF80)
 CATEGORIES = 10_000
 """Distinct values a category column keeps; further ones are counted together."""
 
+LONGEST = 128
+"""Characters from which a value is known by its beginning and a hash, of this length together."""
+
 Counts = NDArray[np.int64]
 Cells = NDArray[np.uint16]
 

@@ -1,5 +1,6 @@
 """Profile rows as they pass: dense counters while counting, a sparse profile at the end."""
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,9 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.profile import (
+    CATEGORIES,
     CELLS,
+    LONGEST,
     CategoryProfile,
     Cells,
     ColumnProfile,
@@ -20,6 +23,7 @@ from airflow_mlops.core.data.profile import (
 )
 
 _BLOCK = 1 << 16
+_NAMES = 1_000
 _NEGATIVE_ZERO = 0x8000
 
 
@@ -130,24 +134,40 @@ class _NumericBuilder:
 
 
 class _CategoryBuilder:
-    """Rows per value of one column."""
+    """Rows per value of one column; of millions of values the first 10,000 are told apart."""
 
     def __init__(self) -> None:
-        self._found = CategoryProfile()
+        self._rows = self._missing = self._other = 0
+        self._values: dict[str, int] = {}
 
     def update(self, values: pa.Array) -> None:
         if pt.is_boolean(values.type):
             values = values.cast(pa.string())
         encoded = values if pt.is_dictionary(values.type) else values.dictionary_encode()
+        self._rows += len(values)
+        self._missing += encoded.null_count
         indices = np.from_dlpack(encoded.indices.drop_null().cast(pa.int64()))
         counts = np.bincount(indices, minlength=len(encoded.dictionary)).tolist()
-        pairs = zip(encoded.dictionary.to_pylist(), counts, strict=True)
-        seen = {str(value): rows for value, rows in pairs if rows}
-        part = CategoryProfile(len(values), encoded.null_count, 0, seen)
-        self._found = self._found.merge(part)
+        for start in range(0, len(counts), _NAMES):
+            names = encoded.dictionary.slice(start, _NAMES).to_pylist()
+            for name, rows in zip(names, counts[start : start + _NAMES], strict=True):
+                self._count(_short(str(name)), rows)
+
+    def _count(self, name: str, rows: int) -> None:
+        if name in self._values or (rows and len(self._values) < CATEGORIES):
+            self._values[name] = self._values.get(name, 0) + rows
+        else:
+            self._other += rows
 
     def finish(self) -> CategoryProfile:
-        return self._found
+        return CategoryProfile(self._rows, self._missing, self._other, self._values)
+
+
+def _short(name: str) -> str:
+    """Cut a long value, so that a profile of documents does not hold them; still told apart."""
+    if len(name) < LONGEST:
+        return name
+    return f"{name[: LONGEST - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _builder(

@@ -123,12 +123,10 @@ def checks_of_each(
     numeric = [w for w in windows if isinstance(w, NumericProfile)]
     used, rows = _by_value((whole, *numeric))
     step = max(1, _AT_ONCE // max(len(used), 1))
-    found = [
-        asked
-        for start in range(1, len(rows), step)
-        for part in [rows[start : start + step]]
-        for asked in _numeric(used, rows[0] - part, part)
-    ]
+    found: list[tuple[Check, ...]] = []
+    for start in range(1, len(rows), step):
+        part = rows[start : start + step]
+        found += _numeric(used, rows[0] - part, part)
     for window, asked in zip(numeric, found, strict=True):
         others = (whole.rows - window.rows, whole.missing - window.missing)
         both = window.present and others[0] > others[1]
@@ -166,6 +164,8 @@ def _numeric(
     :param used: ranks of the cells, shape ``(cells,)``.
     :param before: rows in them, shape ``(n, cells)``.
     """
+    if not len(used):
+        return [()] * len(now)
     below, below_now = _below(before), _below(now)
     n, m = below[:, -1:], below_now[:, -1:]
     out = _beyond(_MIDDLE[used], before > 0, below_now)

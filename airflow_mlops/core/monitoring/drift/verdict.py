@@ -183,7 +183,7 @@ def _marked_p(test: Marked, old: Sequence[Marked]) -> float:
         return hypergeometric_tail(test.before, test.reference, test.now, test.current)
     now = np.array([o.now for o in old], float)
     rows = np.array([o.current for o in old], float)
-    expected = rows * now.sum() / rows.sum()
+    expected = rows * now.sum() / max(rows.sum(), 1.0)
     burst = 1.0
     if now.sum():
         used = expected > 0
