@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _ROOM = "airflow_mlops.core.monitoring.drift.engines"
 
-ENGINES = {name: f"{_ROOM}.{name}" for name in ("profile", "evidently", "stub")}
+ENGINES = {name: f"{_ROOM}.{name}" for name in ("profile", "spark", "evidently", "stub")}
 """Engine name -> module; a module is imported when it is first asked for."""
 
 
