@@ -222,16 +222,17 @@ def _moved_numeric(below: NDArray[np.float64], below_now: NDArray[np.float64]) -
     rows = n * m / (n + m)
     root = np.sqrt(rows)
     p_gaps = kolmogorov_tail((root + 0.12 + 0.11 / root) * gaps)
+    # a cell is never split, so that a value many rows share keeps its bin
     twice_middle = below[:, :-1] + below[:, 1:]
-    found = []
-    for i, gap in enumerate(gaps.tolist()):
-        # a cell is never split, so that a value many rows share keeps its bin
-        edges = np.searchsorted(twice_middle[i], 2 * n[i] * _EDGES)
-        edges[-1] = len(twice_middle[i])
-        moved, p = _homogeneity(*(np.diff(b[i, edges]) for b in (below, below_now)))
-        tests = (Share(p, moved, float(rows[i])), Share(float(p_gaps[i]), gap, float(rows[i])))
-        found.append(Check("moved", max(gap, moved), tests))
-    return found
+    limits = 2 * n[:, None] * _EDGES
+    edges = np.array([row.searchsorted(at) for row, at in zip(twice_middle, limits, strict=True)])
+    edges[:, -1] = twice_middle.shape[1]
+    bins = (np.diff(np.take_along_axis(part, edges, axis=1)) for part in (below, below_now))
+    numbers = (gaps, p_gaps, *_homogeneity(*bins), rows)
+    return [
+        Check("moved", max(gap, moved), (Share(p, moved, size), Share(p_gap, gap, size)))
+        for gap, p_gap, moved, p, size in zip(*(x.tolist() for x in numbers), strict=True)
+    ]
 
 
 def _category(reference: CategoryProfile, current: CategoryProfile) -> Iterator[Check]:
@@ -242,7 +243,7 @@ def _category(reference: CategoryProfile, current: CategoryProfile) -> Iterator[
     for profile, rows in ((reference, n), (current, m)):
         kept = np.array([profile.values.get(v, 0) for v in big], float)
         parts.append(np.append(kept, rows - kept.sum()))
-    moved, p = _homogeneity(*parts)
+    (moved,), (p,) = (found.tolist() for found in _homogeneity(*parts))
     yield Check("moved", moved, (Share(p, moved, n * m / (n + m)),))
     unknown = sum(rows for v, rows in current.values.items() if v not in reference.values)
     new = 0 if reference.other else unknown
@@ -251,13 +252,16 @@ def _category(reference: CategoryProfile, current: CategoryProfile) -> Iterator[
     yield Check("new values", new / m, (Marked(once, n, new, m),))
 
 
-def _homogeneity(before: NDArray[np.float64], now: NDArray[np.float64]) -> tuple[float, float]:
-    """Return total variation and the p-value of the chi-squared test of homogeneity."""
-    used = before + now > 0
-    a, b = before[used], now[used]
-    n, m = a.sum(), b.sum()
+def _homogeneity(
+    before: NDArray[np.float64], now: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return total variation and the p-value of the chi-squared test, for each row of a table."""
+    a, b = np.atleast_2d(before), np.atleast_2d(now)
+    n, m = a.sum(axis=1, keepdims=True), b.sum(axis=1, keepdims=True)
     expected = (a + b) / (n + m)
-    statistic = ((a - n * expected) ** 2 / (n * expected)).sum()
-    statistic += ((b - m * expected) ** 2 / (m * expected)).sum()
-    p = chi_squared_tail(float(statistic), len(a) - 1) if len(a) > 1 else 1.0
-    return float(np.abs(a / n - b / m).sum() / 2), p
+    used = expected > 0
+    squares = (a - n * expected) ** 2 / np.where(used, n * expected, 1)
+    squares += (b - m * expected) ** 2 / np.where(used, m * expected, 1)
+    pairs = zip(squares.sum(axis=1).tolist(), used.sum(axis=1).tolist(), strict=True)
+    p = [chi_squared_tail(x, kinds - 1) if kinds > 1 else 1.0 for x, kinds in pairs]
+    return np.abs(a / n - b / m).sum(axis=1) / 2, np.array(p)
