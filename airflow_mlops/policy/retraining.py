@@ -116,6 +116,10 @@ class Drift(Trigger):
         """The two numbers of ``sustained``."""
         return counts("Drift", self.sustained)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types: what is read back from the ledger is equal."""
+        return Word.to_dict(self) | {"important": list(self.important)}
+
 
 @dataclass(frozen=True, slots=True)
 class NewRows(Trigger):
