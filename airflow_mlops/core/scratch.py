@@ -19,7 +19,7 @@ from airflow_mlops.core.errors import ConfigurationError
 
 PREFIX = "mlops-"
 PURPOSES = (
-    "code", "diff", "features", "lineage", "model", "read", "replay", "reproduce", "save",
+    "code", "diff", "features", "java", "lineage", "model", "read", "replay", "reproduce", "save",
     "simulate", "train",
     "verify",
 )  # fmt: skip

@@ -37,7 +37,7 @@ from airflow_mlops.operators.training import (
     ChooseHistoryOperator,
     TrainModelOperator,
 )
-from airflow_mlops.policy import Arrival, duration
+from airflow_mlops.policy import Arrival, Drift, duration
 
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
@@ -63,7 +63,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
-        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **common)
+        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **_drift(life), **common)
         performance = MeasurePerformanceOperator(
             task_id="performance",
             snapshot=rows,
@@ -98,6 +98,13 @@ def _schedule(life: "Lifecycle") -> Any:
     )
     watcher = AssetWatcher(name=f"{life.name}__rows", trigger=trigger)
     return [Asset(f"{life.name}/rows", uri=f"mlops://{life.name}/rows", watchers=[watcher])]
+
+
+def _drift(life: "Lifecycle") -> dict[str, Any]:
+    """When a window counts as drifted, in the words of the policy."""
+    word = life.policy.trigger(Drift) or Drift()
+    weights = None if word.weights is None else dict(word.weights)
+    return {"share": word.share, "important": list(word.important), "weights": weights}
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:

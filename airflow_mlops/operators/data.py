@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import Context
 
@@ -11,8 +11,10 @@ from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.warehouse import WarehouseHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.policy import duration
+from airflow_mlops.policy.monitoring import FailOn
 
 if TYPE_CHECKING:
+    from airflow_mlops.core.data.contract import Break
     from airflow_mlops.core.data.sources import Source
 
 
@@ -67,7 +69,8 @@ class _SnapshotOperator(MlopsOperator):
                 run=run_of(context),
             )
         except ContractBrokenError as error:
-            finding = {"status": "broken", "breaks": [str(error)], "dataset": self.dataset}
+            finding = {"status": "broken", "line": str(error), "breaks": [str(error)]}
+            finding |= {"dataset": self.dataset}
             self.observations().record(self.model, "contract", run_of(context), finding)
             raise
         self.processed = commit.added
@@ -230,44 +233,94 @@ class CheckContractOperator(MlopsOperator):
     """
     Check the new rows against what the champion was trained on.
 
-    Returns the report; broken rows do not fail the task, scoring sets them aside. Without a
-    champion there is nothing to check against, and the report says so.
+    Returns the report, which is on record also when the task fails. Rows that break the contract
+    are set aside by scoring. Without a champion there is nothing to check against, and the report
+    says so.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
+    :param fail_on: what fails the task: ``"error"``: a column that is missing or of another type;
+        ``"warn"``: also nulls, values out of range and new categories; ``"never"``: nothing, and
+        scoring still refuses what it cannot score.
+    :param fail_kinds: kinds of break that fail it in any case, such as ``"new category"``.
     """
 
     template_fields = (*MlopsOperator.template_fields, "snapshot")
 
-    def __init__(self, *, snapshot: Xcom, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        snapshot: Xcom,
+        fail_on: FailOn = "error",
+        fail_kinds: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.snapshot = snapshot
+        self.fail_on = fail_on
+        self.fail_kinds = fail_kinds
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare column by column, and note what was found."""
-        from airflow_mlops.core.data.contract import Contract, row_breaks, schema_breaks
+        """
+        Compare column by column, and note what was found.
+
+        :raises ContractBrokenError: if something was found that fails the task.
+        """
+        from airflow_mlops.core.data.contract import SCHEMA, failing
 
         ref = DatasetRef.parse(self.snapshot["ref"])
+        self._refuse_unknown()
         champion = self.ledger().state(self.model).champion
         if champion is None:
-            return {"status": "no champion yet", "breaks": [], "fatal": [], "dataset": str(ref)}
-        table = self.datasets().open(ref)
-        since = datetime.fromisoformat(self.snapshot["since"])
-        rows = table.between(since).to_arrow()
-        about = self.models().about(ModelRef(self.model, champion))
-        contract = Contract.from_dict(about["contract"])
-        breaks = schema_breaks(contract, table.schema)
-        fatal = [str(b) for b in breaks if b.kind != "unexpected"]
-        if not fatal:
-            breaks = (*breaks, *row_breaks(contract, rows, table.key)[1])
+            line = "no champion yet, so there is no contract"
+            return {"status": "ok", "line": line, "breaks": [], "fatal": [], "dataset": str(ref)}
+        breaks = self._breaks(ref, ModelRef(self.model, champion))
+        fatal = [str(b) for b in breaks if b.kind in SCHEMA]
+        status = "broken" if fatal else "warn" if breaks else "ok"
+        who = f"the contract of {self.model}@{champion} on {ref}"
+        line = f"{who}: {'; '.join(map(str, breaks)) or 'holds'}"
         finding = {
-            "status": "broken" if fatal else "findings" if breaks else "holds",
+            "status": status,
+            "line": line,
             "breaks": [str(b) for b in breaks],
             "fatal": fatal,
             "dataset": str(ref),
         }
         self.observations().record(self.model, "contract", run_of(context), finding)
-        self.log.info("contract of %s@%s %s: %s", self.model, champion, finding["status"], breaks)
+        self.log.info("%s", line)
+        stops = failing(breaks, self.fail_on, self.fail_kinds)
+        if stops:
+            msg = (
+                f"{who} is broken: {'; '.join(map(str, stops))}. Correct the delivery and clear "
+                "the task, or train a model that knows such rows"
+            )
+            raise ContractBrokenError(msg)
         return finding
+
+    def _breaks(self, ref: DatasetRef, champion: ModelRef) -> "tuple[Break, ...]":
+        """Compare the schema; and the rows, if they can be."""
+        from airflow_mlops.core.data.contract import SCHEMA, Contract, row_breaks, schema_breaks
+
+        table = self.datasets().open(ref)
+        contract = Contract.from_dict(self.models().about(champion)["contract"])
+        breaks = schema_breaks(contract, table.schema)
+        if any(b.kind in SCHEMA for b in breaks):
+            return breaks
+        rows = table.between(datetime.fromisoformat(self.snapshot["since"])).to_arrow()
+        return (*breaks, *row_breaks(contract, rows, table.key)[1])
+
+    def _refuse_unknown(self) -> None:
+        """Refuse words that would silently fail nothing."""
+        from airflow_mlops.core.data.contract import Kind
+        from airflow_mlops.core.errors import ConfigurationError
+
+        for name, words, known in (
+            ("fail_on", [self.fail_on], get_args(FailOn)),
+            ("fail_kinds", self.fail_kinds, get_args(Kind)),
+        ):
+            wrong = [word for word in words if word not in known]
+            if wrong:
+                msg = f"{name}={wrong[0]!r}; known: {', '.join(map(repr, known))}"
+                raise ConfigurationError(msg)
 
 
 class SelectRowsOperator(MlopsOperator):

@@ -103,6 +103,7 @@ class SmokeTestModelOperator(MlopsOperator):
 
         :raises RejectedError: if it builds other features here, or gives other answers.
         """
+        from airflow_mlops.core.deployment.contracts import contract_against
         from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
         from airflow_mlops.core.training.agreement import check_answers
@@ -128,13 +129,18 @@ class SmokeTestModelOperator(MlopsOperator):
             rows = rows.filter(usable_rows(model, rows, table.key))
             found = predictions(model, rows.to_pandas(), ref)
             self._refuse_changed(ref, check_answers(store, model))
+            before = None if state.champion is None else ModelRef(self.model, state.champion)
+            contract = list(contract_against(hook.models(), before, model.about))
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
         return {
             "proposal": proposal.seq,
             "model": str(ref),
             "champion": state.champion,
-            "card": card(ref, state.champion, proposal.evidence, hook.model_url(ref)),
+            "contract": contract,
+            "card": card(
+                ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
+            ),
         }
 
     def _refuse_changed(self, ref: ModelRef, checks: Sequence["ServingCheck"]) -> None:
@@ -186,6 +192,7 @@ class PromoteModelOperator(MlopsOperator):
             "decision": proposal.evidence["decision"],
             "answer": dict(self.answer),
             "verdict": proposal.evidence["verdict"],
+            "contract": self.smoke.get("contract", []),
         }
         ask = Ask(f"answer:{proposal.seq}", self.answer["by"], note, evidence)
         registry = self.registry()
@@ -330,11 +337,19 @@ class CollectGarbageOperator(MlopsOperator):
         return found.to_dict() | {"applied": self.apply}
 
 
-def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: str) -> str:
+def card(
+    ref: ModelRef,
+    champion: int | None,
+    evidence: Mapping[str, Any],
+    url: str,
+    *,
+    contract: Sequence[str] = (),
+) -> str:
     """
     Describe a candidate in Markdown: what it is, what it was measured to do, what is uncertain.
 
     :param evidence: of the ledger's proposal.
+    :param contract: what it asks of the rows that the champion does not, in words.
     """
     found, verdict = evidence["evaluation"], evidence["verdict"]
     against = f"{ref.name}@{champion}" if champion is not None else "no champion yet"
@@ -346,6 +361,8 @@ def card(ref: ModelRef, champion: int | None, evidence: Mapping[str, Any], url: 
         f"Judged on rows from {found['since']} to {found['until']}, which it has not seen. "
         f"{found['note']}",
         "",
+        *(f"* Contract: {change}" for change in contract),
+        *([""] if contract else []),
         "| condition | result | numbers |",
         "| --- | --- | --- |",
         *(f"| {c['gate']} | {c['status']} | {c['reason']} |" for c in verdict["checks"]),

@@ -1,6 +1,6 @@
 """Operators for monitoring: drift of the data, performance of the champion."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom
 from airflow_mlops.operators._reports import attach_report
 from airflow_mlops.operators.links import ReportLink
+from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
@@ -26,15 +27,24 @@ class DetectDriftOperator(MlopsOperator):
 
     Returns the drifted columns of each new window, once it is complete. Drift is a finding: the
     task succeeds either way, and the decision weighs it. Skipped while there is no champion. A
-    window that drifted is drawn as a page in the champion's MLflow run.
+    window that drifted is drawn as a page in the champion's MLflow run. The number of rows is held
+    against the windows before, and the age of the newest row, if there is a clock, against earlier
+    runs.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
-    :param engine: ``profile`` for tables of any size, ``evidently`` for frames that fit in memory.
-    :param alpha: rate of false alarms, per window and over all columns.
+    :param engine: ``profile`` for tables of any size, ``spark`` to read the rows with Spark,
+        ``evidently`` for frames that fit in memory.
+    :param alpha: rate of false alarms, per window and over all columns; of warnings, too.
+    :param share: the dataset drifted if the drifted columns carry this much of the weight.
+    :param important: columns of which one is enough.
+    :param weights: column -> weight; none: all weigh the same.
+    :param now: what the clock of the data says, ISO 8601, such as ``"{{ run_after }}"``; none:
+        the age of the newest row is not judged (templated).
+    :param stale: age of the newest row that is too old, such as ``"2d"``; none: what is usual.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "snapshot", "columns", "engine")
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "columns", "engine", "now")
     operator_extra_links = (ReportLink(),)
 
     def __init__(
@@ -44,6 +54,11 @@ class DetectDriftOperator(MlopsOperator):
         columns: Sequence[str] | None = None,
         engine: str = "profile",
         alpha: float = 0.01,
+        share: float = 0.3,
+        important: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
+        now: str | None = None,
+        stale: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -51,11 +66,15 @@ class DetectDriftOperator(MlopsOperator):
         self.columns = columns
         self.engine = engine
         self.alpha = alpha
+        self.share = share
+        self.important = important
+        self.weights = weights
+        self.now = now
+        self.stale = stale
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
-        from airflow_mlops.core.monitoring.drift import detect_drift
         from airflow_mlops.core.training import models
 
         champion = self.ledger().state(self.model).champion
@@ -69,30 +88,67 @@ class DetectDriftOperator(MlopsOperator):
             datetime.fromisoformat(version.fact(models.UNTIL)),
         )
         current = store.open(DatasetRef.parse(self.snapshot["ref"]))
-        columns = self.columns or [
-            name for name in current.schema.names if name not in (current.key, current.time)
-        ]
-        found = {}
-        for window in self._to_judge(current, ref):
-            since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
-            rows = current.between(since, until)
-            report = detect_drift(
-                reference, rows, columns=columns, engine=self.engine, alpha=self.alpha
-            )
-            names = report.some_drifted() or "no column"
-            line = f"window {window.index}: {names} drifted against what {ref} saw"
-            body = report.to_dict() | {
-                "model": str(ref),
-                "window": window.index,
-                "status": "warn" if report.drifted else "ok",
-                "line": line,
-            }
-            self.observations().record(self.model, "drift", f"{ref}:{window.index}", body)
-            self.log.info("%s", line)
-            if report.drifted:
-                self._attach(ref, window.index, report, (reference, rows))
-            found[str(window.index)] = list(report.drifted)
-        return {"model": str(ref), "reference": str(version.fact(models.DATA)), "drifted": found}
+        known = {
+            o.subject: dict(o.body) for o in self.observations().read(self.model, "drift", of=ref)
+        }
+        found = {
+            f"{ref}:{window.index}": self._body(ref, reference, current, window)
+            for window in self._to_judge(current, ref, known)
+        }
+        drifted = {str(body["window"]): list(body["drifted"]) for body in found.values()}
+        for subject, body in (found | self._fresh(current, known, found)).items():
+            self.observations().record(self.model, "drift", subject, body)
+            self.log.info("%s", body["line"])
+        return {
+            "model": str(ref),
+            "reference": str(version.fact(models.DATA)),
+            "drifted": drifted,
+        }
+
+    def _body(
+        self, ref: ModelRef, reference: "Slice", current: "Table", window: "WindowStats"
+    ) -> dict[str, Any]:
+        """Compare one window with the training rows, and its rows with those before it."""
+        from airflow_mlops.core.monitoring.drift import detect_drift
+        from airflow_mlops.core.monitoring.drift.arrival import LOOKED, judge_volume
+        from airflow_mlops.core.monitoring.drift.record import body_of
+
+        since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
+        rows = current.between(since, until)
+        asked = {"columns": self.columns, "engine": self.engine, "alpha": self.alpha}
+        report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
+        verdict = report.verdict(
+            share=self.share, important=self.important, weights=self.weights or None
+        )
+        before = {w.index: w.rows for w in current.windows() if w.index < window.index}
+        first = max(min(before, default=window.index), window.index - LOOKED)
+        past = [before.get(i, 0) for i in range(first, window.index)]
+        arrivals = judge_volume(past, window.rows, alpha=self.alpha)
+        if report.drifted:
+            self._attach(ref, window.index, report, (reference, rows))
+        return body_of(report, verdict, arrivals, model=str(ref), window=window.index)
+
+    def _fresh(
+        self, current: "Table", known: Mapping[str, Any], new: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Put the age of the newest row into the newest body, of an earlier run if need be."""
+        from airflow_mlops.core.monitoring.drift.arrival import Arrival, clock, judge_freshness
+        from airflow_mlops.core.monitoring.drift.record import with_arrivals
+
+        bodies = {**known, **new}
+        if not self.now or not bodies or current.watermark is None:
+            return {}
+        newest = max(bodies, key=lambda subject: bodies[subject]["window"])
+        body, now = bodies.pop(newest), clock(self.now)
+        past = [b["lag_s"] for b in bodies.values() if b.get("lag_s") is not None]
+        limit = duration(self.stale) if self.stale else None
+        late = judge_freshness(current.watermark, now, past, limit=limit, alpha=self.alpha)
+        others = [Arrival.from_dict(f) for f in body.get("findings", ())]
+        kept = [f for f in others if f.kind != "freshness"]
+        lag = (now - current.watermark).total_seconds()
+        if newest in known and newest not in new:
+            lag = body.get("lag_s") or lag  # what is usual is the age when a window is first seen
+        return {newest: with_arrivals(body | {"lag_s": lag}, [*kept, *late])}
 
     def _attach(
         self, ref: ModelRef, window: int, report: "DriftReport", slices: tuple["Slice", "Slice"]
@@ -107,12 +163,13 @@ class DetectDriftOperator(MlopsOperator):
         name = f"monitoring/drift-{window}.html"
         self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}
 
-    def _to_judge(self, current: "Table", champion: ModelRef) -> list["WindowStats"]:
+    def _to_judge(
+        self, current: "Table", champion: ModelRef, known: Mapping[str, Any]
+    ) -> list["WindowStats"]:
         """Return complete windows that the champion serves and that are new, or were rewritten."""
-        observations = self.observations()
-        first, _ = observations.served_span(champion)
+        first, _ = self.observations().served_span(champion)
         first = min(first, datetime.fromisoformat(self.snapshot["since"]))
-        judged = {o.body["window"] for o in observations.read(self.model, "drift", of=champion)}
+        judged = {body["window"] for body in known.values()}
         written = (
             {w["index"] for w in self.snapshot["windows"]} if self.snapshot["added"] else set()
         )

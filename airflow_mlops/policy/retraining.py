@@ -1,6 +1,7 @@
 """Words about retraining: what may ask for it, and what holds it back."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -93,18 +94,31 @@ class Drift(Trigger):
 
     :param sustained: in how many of the last windows, such as ``"2 of 3"``.
     :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
+    :param share: a window drifted if the columns that did carry this much of the weight, 0 to 1.
+    :param important: columns of which one is enough.
+    :param weights: column -> weight, such as its importance; ``None``: all weigh the same.
     """
 
     sustained: str = "2 of 3"
     fresh: float = 0.10
+    share: float = 0.3
+    important: tuple[str, ...] = ()
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         counts("Drift", self.sustained)
+        between("Drift share", self.share, 0.0, 1.0)
+        for name, weight in (self.weights or {}).items():
+            between(f"Drift weight of {name!r}", weight, 0.0, 1e9)
 
     @property
     def counts(self) -> tuple[int, int]:
         """The two numbers of ``sustained``."""
         return counts("Drift", self.sustained)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types: what is read back from the ledger is equal."""
+        return Word.to_dict(self) | {"important": list(self.important)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,7 +208,7 @@ def tick(facts: dict[str, Any]) -> Any:
     gathering = Gathering(ref.name, "brier", models, observations)
     evidence = gathering.evidence(ledger.state(ref.name), data, labels, policy)
     entry = record(ledger, evidence, decide(evidence, policy), policy, by="tick")
-    return {"seq": entry.seq, "op": entry.op, "windows": len(evidence.windows)}
+    return {"seq": entry.seq, "op": entry.op}
 
 
 SCENARIOS = {

@@ -15,8 +15,11 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.deployment import PromoteModelOperator
+from airflow_mlops.operators.monitoring import DetectDriftOperator
 from airflow_mlops.policy import Sql
+from tests.conftest import MONDAY, WEEK
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
 
@@ -63,6 +66,7 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     assert aliases(model_store, name) == {"champion": "1"}
     assert state.entries[2].by == "ml-lead"
     assert state.entries[2].reason == "fine"
+    assert state.entries[2].evidence["contract"] == []  # there was no champion before
     assert {t: s for t, s in first.states.items() if s == "skipped"} == dict.fromkeys(
         ("dependencies", "score", "drift", "performance"), "skipped"
     )
@@ -89,7 +93,7 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     assert {t for t, s in tick.states.items() if s != "success"} == {"request"}
     assert tick.value("snapshot")["added"] == 168
     assert tick.value("score")["written"] == 168
-    assert tick.value("contract")["status"] == "holds"
+    assert tick.value("contract")["status"] == "ok"
     assert list(tick.value("drift")["drifted"]) == ["5"]
     assert tick.value("decide")["op"] == "keep"
     assert tick.events == {f"{name}/data": tick.events.get(f"{name}/data", {})}
@@ -104,7 +108,7 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     assert SECRET not in everything
 
 
-def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, observations):
+def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, observations, alone):
     told = []
     (monitor, _, _), _ = first_champion(market, retries=2, notify=[told.append])
     market.execute(
@@ -131,10 +135,22 @@ def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, obser
         "alter table {} alter column y type float8 using replace(y, ' MW', '')::float8",
     )
     market.deliver(5, 6)
+    market.execute("update {} set kind = 'z' where id = 900")
     mended = run(monitor, at=NOON)
     assert mended.state == "success"
     assert len(observations.served(market.name)) == 168
-    assert observations.read(market.name, "contract", last=1)[0].body["status"] == "holds"
+    finding = observations.read(market.name, "contract", last=1)[0].body
+    assert (finding["status"], finding["fatal"]) == ("warn", [])
+    assert (
+        "column 'kind' new category: expected one of 3 known values, found 'z'" in finding["line"]
+    )
+    strict = {"snapshot": mended.value("snapshot"), "fail_kinds": ["new category"]}
+    stopped = run(alone(CheckContractOperator, **strict))
+    assert (stopped.state, stopped.tries["t"]) == ("failed", 1)
+    assert isinstance(stopped.error, ContractBrokenError)
+    assert "found 'z' in 1 rows, such as 900. Correct the delivery" in str(stopped.error)
+    unknown = run(alone(CheckContractOperator, **{**strict, "fail_on": "warning"}))
+    assert "fail_on='warning'; known: 'error', 'warn', 'never'" in str(unknown.error)
 
 
 def test_a_bad_candidate_is_refused_tried_once_more_and_then_people_are_told(
@@ -344,7 +360,7 @@ def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
     assert ops(ledger.state(market.name)) == ["retrain"]
 
 
-def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observations):
+def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observations, alone):
     (monitor, _, _), _ = first_champion(market)
     rows, labels = market.weeks.rows, market.weeks.labels
     first, day = 5 * 168, 24
@@ -358,6 +374,17 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observatio
         found.append((list(tick.value("drift")["drifted"]), tick.value("performance")["windows"]))
     assert found == [([], 0), ([], 0), (["5"], 1)]
     assert len(observations.served(market.name)) == 168
+    (drift,) = observations.read(market.name, "drift")
+    assert (drift.body["status"], drift.body["dataset"]) == ("ok", False)
+    assert drift.body["line"] == f"window 5: no column drifted against what {market.name}@1 saw"
+
+    late = {"now": (MONDAY + 7 * WEEK).isoformat(), "stale": "2d"}
+    nothing_new = {**tick.value("snapshot"), "added": 0}
+    looked = run(alone(DetectDriftOperator, snapshot=nothing_new, **late))
+    assert looked.value("t")["drifted"] == {}
+    (again,) = observations.read(market.name, "drift")
+    assert (again.subject, again.body["status"]) == (drift.subject, "warn")
+    assert "the newest row is 7.0 days old, allowed are 2.0 days" in again.body["line"]
 
 
 KNOWN = """

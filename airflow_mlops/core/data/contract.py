@@ -6,17 +6,20 @@ saw none disqualifies the row. A value outside the range, or a new category, is 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from airflow_mlops.core.data.profile import CategoryProfile, NumericProfile, Profile
+from airflow_mlops.core.data.profile import LONGEST, CategoryProfile, NumericProfile, Profile
 
 Kind = Literal["missing", "unexpected", "retyped", "null", "out of range", "new category"]
+
+SCHEMA: tuple[Kind, ...] = ("missing", "retyped")
+"""Kinds of break after which nothing can be scored."""
 
 SMALL = 50
 """A column with at most this many distinct values is checked for new ones."""
@@ -130,6 +133,7 @@ def infer_contract(
             columns.append(ColumnContract(name, kind, absent > 0, low, high))
         elif isinstance(seen, CategoryProfile):
             few = len(seen.values) <= SMALL and not seen.other
+            few = few and all(len(value) < LONGEST for value in seen.values)
             values = tuple(sorted(seen.values)) if few else None
             columns.append(ColumnContract(name, kind, seen.missing > 0, categories=values))
         else:
@@ -182,6 +186,40 @@ def row_breaks(
             good = pc.and_(good, pc.invert(absent))
         breaks += _findings(column, values, rows[key])
     return good, tuple(breaks)
+
+
+def failing(breaks: Sequence[Break], fail_on: str, also: Collection[str] = ()) -> tuple[Break, ...]:
+    """
+    Return the breaks that fail a check.
+
+    :param fail_on: ``"error"``: a broken schema; ``"warn"``: whatever was found; ``"never"``:
+        nothing.
+    :param also: kinds of break that fail it in any case.
+    """
+    kinds = {"error": SCHEMA, "warn": get_args(Kind), "never": ()}[fail_on]
+    return tuple(b for b in breaks if b.kind in kinds or b.kind in also)
+
+
+def contract_changes(before: Contract, now: Contract) -> tuple[str, ...]:
+    """Say in words how a contract differs from another; ranges move with every training."""
+    old, new = ({c.name: c for c in part.columns} for part in (before, now))
+    said = [f"column {n!r} ({c.type}) is new" for n, c in new.items() if n not in old]
+    said += [f"column {n!r} ({c.type}) is gone" for n, c in old.items() if n not in new]
+    for name in old.keys() & new.keys():
+        said += [f"column {name!r} {what}" for what in _changes(old[name], new[name])]
+    return tuple(sorted(said))
+
+
+def _changes(before: ColumnContract, now: ColumnContract) -> Iterator[str]:
+    if before.type != now.type:
+        yield f"is {now.type}, was {before.type}"
+    if before.nullable != now.nullable:
+        yield "may be empty now" if now.nullable else "may be empty no more"
+    if before.categories is not None and now.categories is not None:
+        old, new = set(before.categories), set(now.categories)
+        for word, names in (("has the new values", new - old), ("lost the values", old - new)):
+            if names:
+                yield f"{word} {', '.join(map(repr, sorted(names)[:EXAMPLES]))}"
 
 
 def _types(expected: Contract | pa.Schema) -> dict[str, str]:

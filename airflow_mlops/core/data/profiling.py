@@ -1,5 +1,6 @@
 """Profile rows as they pass: dense counters while counting, a sparse profile at the end."""
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,9 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.profile import (
+    CATEGORIES,
     CELLS,
+    LONGEST,
     CategoryProfile,
     Cells,
     ColumnProfile,
@@ -20,6 +23,7 @@ from airflow_mlops.core.data.profile import (
 )
 
 _BLOCK = 1 << 16
+_NAMES = 1_000
 _NEGATIVE_ZERO = 0x8000
 
 
@@ -52,7 +56,7 @@ class ProfileBuilder:
 
 class _NumericBuilder:
     """
-    Counters of one numeric column.
+    Counters of one numeric column; between two counts only the occupied ones are kept.
 
     Cells wait until there are enough of them: walking 65,536 counters costs as much as counting
     as many rows. A window of a few hundred rows never needs the counters.
@@ -60,7 +64,8 @@ class _NumericBuilder:
 
     def __init__(self, start: NumericProfile) -> None:
         self._start = start
-        self._dense: Counts | None = None
+        self._cells: Cells = np.empty(0, np.uint16)
+        self._counts: Counts = np.empty(0, np.int64)
         self._waiting: list[Cells] = []
         self._rows = self._missing = 0
         self._total = self._squares = 0.0
@@ -79,7 +84,7 @@ class _NumericBuilder:
         if self._start.scale != 1.0:
             moved *= self._start.scale
         halves = moved.astype("<f4").view("<u2")
-        self._waiting.append(halves[1::2])
+        self._waiting.append(halves[1::2].copy())  # a view would hold the lower halves, too
         if sum(map(len, self._waiting)) >= _BLOCK // 2:
             self._drain()
         total = float(moved.sum())
@@ -95,8 +100,11 @@ class _NumericBuilder:
 
     def _drain(self) -> None:
         found = np.bincount(np.concatenate(self._waiting), minlength=CELLS)
-        self._dense = found if self._dense is None else self._dense + found
-        self._waiting = []
+        found[self._cells] += self._counts
+        found[0] += found[_NEGATIVE_ZERO]
+        found[_NEGATIVE_ZERO] = 0
+        self._cells = np.flatnonzero(found != 0).astype(np.uint16)
+        self._counts, self._waiting = found[self._cells], []
 
     def finish(self) -> NumericProfile:
         cells, counts = self._counted()
@@ -116,37 +124,50 @@ class _NumericBuilder:
 
     def _counted(self) -> tuple[Cells, Counts]:
         """Return occupied cells and their counts; the cell of -0.0 is that of 0.0."""
-        if self._dense is not None and self._waiting:
-            self._drain()
-        if self._dense is not None:
-            self._dense[0] += self._dense[_NEGATIVE_ZERO]
-            self._dense[_NEGATIVE_ZERO] = 0
-            used = np.flatnonzero(self._dense)
-            return used.astype(np.uint16), self._dense[used]
+        if len(self._cells):
+            if self._waiting:
+                self._drain()
+            return self._cells, self._counts
         waiting = np.concatenate([*self._waiting, np.empty(0, np.uint16)])
         waiting[waiting == _NEGATIVE_ZERO] = 0
         return np.unique(waiting, return_counts=True)
 
 
 class _CategoryBuilder:
-    """Rows per value of one column."""
+    """Rows per value of one column; of millions of values the first 10,000 are told apart."""
 
     def __init__(self) -> None:
-        self._found = CategoryProfile()
+        self._rows = self._missing = self._other = 0
+        self._values: dict[str, int] = {}
 
     def update(self, values: pa.Array) -> None:
         if pt.is_boolean(values.type):
             values = values.cast(pa.string())
         encoded = values if pt.is_dictionary(values.type) else values.dictionary_encode()
+        self._rows += len(values)
+        self._missing += encoded.null_count
         indices = np.from_dlpack(encoded.indices.drop_null().cast(pa.int64()))
         counts = np.bincount(indices, minlength=len(encoded.dictionary)).tolist()
-        pairs = zip(encoded.dictionary.to_pylist(), counts, strict=True)
-        seen = {str(value): rows for value, rows in pairs if rows}
-        part = CategoryProfile(len(values), encoded.null_count, 0, seen)
-        self._found = self._found.merge(part)
+        for start in range(0, len(counts), _NAMES):
+            names = encoded.dictionary.slice(start, _NAMES).to_pylist()
+            for name, rows in zip(names, counts[start : start + _NAMES], strict=True):
+                self._count(_short(str(name)), rows)
+
+    def _count(self, name: str, rows: int) -> None:
+        if name in self._values or (rows and len(self._values) < CATEGORIES):
+            self._values[name] = self._values.get(name, 0) + rows
+        else:
+            self._other += rows
 
     def finish(self) -> CategoryProfile:
-        return self._found
+        return CategoryProfile(self._rows, self._missing, self._other, self._values)
+
+
+def _short(name: str) -> str:
+    """Cut a long value, so that a profile of documents does not hold them; still told apart."""
+    if len(name) < LONGEST:
+        return name
+    return f"{name[: LONGEST - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _builder(

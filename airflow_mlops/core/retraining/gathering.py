@@ -79,7 +79,10 @@ class Gathering:
 
     def _drift(self, ref: ModelRef | None) -> list[tuple[bool | None, tuple[str, ...]]]:
         found = {
-            o.body["window"]: (bool(o.body["drifted"]), tuple(o.body["drifted"]))
+            o.body["window"]: (
+                bool(o.body.get("dataset", o.body["drifted"])),
+                tuple(o.body["drifted"]),
+            )
             for o in (self.observations.read(self.model, "drift", of=ref) if ref else ())
         }
         return [found[index] for index in sorted(found)]

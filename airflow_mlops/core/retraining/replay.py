@@ -22,6 +22,7 @@ from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
 from airflow_mlops.core.evaluation.spans import OWN, choose_span
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
 from airflow_mlops.core.metrics import estimates
+from airflow_mlops.core.monitoring.drift.report import DriftReport
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
 from airflow_mlops.core.monitoring.performance import ServedWindow, blocks
@@ -32,7 +33,7 @@ from airflow_mlops.core.retraining.learner import Fit, Floats, Learner
 from airflow_mlops.core.retraining.record import next_round, record
 from airflow_mlops.core.retraining.simulation import Alarm, Promotion, Setting, Simulation, Step
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.policy import Loads
+from airflow_mlops.policy import Drift, Loads
 
 WHO = "simulation"
 ALPHA = 0.01
@@ -230,8 +231,12 @@ class _Replay:
         if self.reference is None or self.contract is None:
             return
         found = judge_drift(self.reference, self.profile(window), self._columns, alpha=ALPHA)
-        drifted = tuple(c.column for c in found if c.drifted)
-        self.drift.append((bool(drifted), drifted))
+        report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
+        word, drifted = self.setting.policy.trigger(Drift) or Drift(), report.drifted
+        verdict = report.verdict(
+            share=word.share, important=word.important, weights=word.weights or None
+        )
+        self.drift.append((verdict.drifted, drifted))
         rows = self.history.span(window)
         part = self.history.rows.slice(rows.start, rows.stop - rows.start)
         _, breaks = row_breaks(self.contract, part, self.history.key)

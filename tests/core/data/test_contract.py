@@ -8,7 +8,11 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.data.contract import (
+    Break,
+    ColumnContract,
     Contract,
+    contract_changes,
+    failing,
     infer_contract,
     logical_type,
     row_breaks,
@@ -159,3 +163,44 @@ def test_no_rows_break_nothing():
 )
 def test_the_width_of_a_type_does_not_matter(kind, logical):
     assert logical_type(kind) == logical
+
+
+def made(name, kind="number", *, nullable=False, categories=None):
+    return ColumnContract(name, kind, nullable, None, None, categories)
+
+
+def test_what_changed_in_a_contract_is_said_in_words():
+    before = Contract((made("a"), made("b", "integer"), made("k", "string", categories=("x", "y"))))
+    now = Contract(
+        (
+            made("b", "number", nullable=True),
+            made("k", "string", categories=("y", "z")),
+            made("rain"),
+        )
+    )
+    assert contract_changes(before, now) == (
+        "column 'a' (number) is gone",
+        "column 'b' is number, was integer",
+        "column 'b' may be empty now",
+        "column 'k' has the new values 'z'",
+        "column 'k' lost the values 'x'",
+        "column 'rain' (number) is new",
+    )
+    assert contract_changes(now, now) == ()
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "also", "stops"),
+    [
+        ("error", (), "missing retyped"),
+        ("warn", (), "missing retyped null new"),
+        ("never", (), ""),
+        ("error", ("new category",), "missing retyped new"),
+        ("never", ("null",), "null"),
+    ],
+)
+def test_what_fails_a_check_is_a_matter_of_the_word(fail_on, also, stops):
+    kinds = ("missing", "retyped", "null", "new category")
+    breaks = [Break("c", kind, "", "") for kind in kinds]
+    found = failing(breaks, fail_on, also)
+    assert [b.kind.split()[0] for b in found] == stops.split()

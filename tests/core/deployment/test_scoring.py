@@ -9,6 +9,7 @@ import pytest
 
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.data.sources import ArrowSource
+from airflow_mlops.core.deployment.contracts import contract_against
 from airflow_mlops.core.deployment.scoring import score
 from airflow_mlops.core.errors import (
     ContractBrokenError,
@@ -251,3 +252,14 @@ def test_a_champion_that_cannot_be_opened_is_an_error_of_its_own(
     model_store.client.log_text(run, "changed", "model/data/mlops/estimator/model.skops")
     with pytest.raises(ModelChangedError, match=str(trained)):
         evaluate(model_store, other, trained, holdout(), loss="brier", epoch=0, seed=0)
+
+
+def test_a_candidate_that_asks_for_more_says_so(model_store, trained, make_version):
+    about = model_store.about(trained)
+    assert contract_against(model_store, None, about) == ()
+    assert contract_against(model_store, trained, about) == ()
+    rain = {"name": "rain", "type": "number", "nullable": False, "categories": None}
+    wider = {"contract": {"columns": [*about["contract"]["columns"], rain]}}
+    assert contract_against(model_store, trained, wider) == ("column 'rain' (number) is new",)
+    (unknown,) = contract_against(model_store, make_version(), about)
+    assert "cannot be read" in unknown

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from airflow_mlops.core.data.datasets import Slice
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
 
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.tables import Slice
+
 _ROOM = "airflow_mlops.core.monitoring.drift.engines"
 
-ENGINES = {name: f"{_ROOM}.{name}" for name in ("profile", "evidently", "stub")}
+ENGINES = {name: f"{_ROOM}.{name}" for name in ("profile", "spark", "evidently", "stub")}
 """Engine name -> module; a module is imported when it is first asked for."""
 
 
@@ -22,15 +24,15 @@ class DriftEngine(Protocol):
     """
 
     def compare(
-        self, reference: Slice, current: Slice, columns: Sequence[str], *, alpha: float
+        self, reference: "Slice", current: "Slice", columns: Sequence[str], *, alpha: float
     ) -> tuple[ColumnDrift, ...]:
         """Compare ``columns`` and return all of them, in this order."""
         ...
 
 
 def detect_drift(
-    reference: Slice,
-    current: Slice,
+    reference: "Slice",
+    current: "Slice",
     *,
     columns: Sequence[str] | None = None,
     engine: str = "profile",

@@ -10,13 +10,15 @@ Stouffer et al., The American Soldier, 1949.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
 from airflow_mlops.core.data.profile import Profile, merge_all
 from airflow_mlops.core.errors import NotEnoughDataError
-from airflow_mlops.core.monitoring.drift.checks import Check, Marked, Share, checks
+from airflow_mlops.core.monitoring.drift.checks import Check, Marked, Share, checks, checks_of_each
+from airflow_mlops.core.monitoring.drift.laws import hypergeometric_tail, student_tail
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift
 
 THRESHOLDS: Mapping[str, float] = {
@@ -28,11 +30,15 @@ THRESHOLDS: Mapping[str, float] = {
 }
 """Share of rows from which an effect matters."""
 
+WARN = 0.5
+"""Share of a threshold from which an effect is worth a warning; the p-value has to pass as well."""
+
 CALIBRATE_FROM = 5
 """Windows that the reference needs for its past to count."""
 
 _PRIOR_WINDOWS, _PRIOR_SPREAD = 5, 0.6
 _AGREES = 1.645
+_NORMAL = NormalDist()
 
 Past = Mapping[tuple[str, str], Sequence[tuple[Share | Marked, ...]]]
 
@@ -69,10 +75,11 @@ def calibrate(windows: Sequence[Profile]) -> Reference:
         raise NotEnoughDataError(msg)
     whole = merge_all(windows)
     past: dict[tuple[str, str], list[tuple[Share | Marked, ...]]] = {}
-    for window in windows if len(windows) >= CALIBRATE_FROM else ():
-        others = whole.subtract(window)
-        for name, column in window.columns.items():
-            for check in checks(others.columns[name], column):
+    for name, column in whole.columns.items() if len(windows) >= CALIBRATE_FROM else ():
+        for asked in checks_of_each(
+            column, [w.columns[name] for w in windows if name in w.columns]
+        ):
+            for check in asked:
                 past.setdefault((name, check.statistic), []).append(check.tests)
     return Reference(whole, past)
 
@@ -84,16 +91,19 @@ def judge(
     Judge every column.
 
     A column drifts if an effect reaches its threshold and its p-value, corrected over all checks
-    of all columns, is at most ``alpha``. Timestamps are known by range only and never drift.
+    of all columns, is at most ``alpha``; it warns from half of the threshold on. Timestamps are
+    known by range only and never drift; types without a profile are not judged.
 
     :param columns: columns to report, in this order.
-    :param alpha: rate of false alarms over all columns, 0 to 1.
+    :param alpha: rate of false alarms over all columns, 0 to 1: of warnings and drift together.
     """
     asked: list[_Asked] = []
     found: dict[str, ColumnDrift] = {}
     for name in columns:
         before, now = reference.whole.columns.get(name), current.columns.get(name)
-        if before is None or now is None or before.kind != now.kind:
+        if before is None and now is None:
+            found[name] = ColumnDrift(name, "no profile", 0.0, 1.0, 1.0, drifted=False)
+        elif before is None or now is None or before.kind != now.kind:
             reason = "column is gone, of another kind, or of a type that has no profile"
             found[name] = ColumnDrift(name, "schema", 1.0, 0.0, 0.0, drifted=True, reason=reason)
         elif getattr(before, "times", False):
@@ -109,26 +119,19 @@ def judge(
 
 def _fold(before: ColumnDrift | None, asked: _Asked, p: float, alpha: float) -> ColumnDrift:
     """Keep the most telling check of a column, and the reasons of all that alarmed."""
-    threshold = THRESHOLDS[asked.check.statistic]
-    effect = asked.check.effect
-    drifted = effect >= threshold and p <= alpha
+    threshold, effect = THRESHOLDS[asked.check.statistic], asked.check.effect
+    drifted, warned = (p <= alpha and effect >= x * threshold for x in (1, WARN))
     reason = ""
-    if drifted:
+    if warned:
         reason = f"{asked.check.statistic}: {effect:.1%} of rows (limit {threshold:.0%}, p {p:.1g})"
-    found = ColumnDrift(asked.column, asked.check.statistic, effect, threshold, p, drifted, reason)
+    found = ColumnDrift(
+        asked.column, asked.check.statistic, effect, threshold, p, drifted, reason, warned
+    )
     if before is None:
         return found
     reasons = "; ".join(filter(None, (before.reason, reason)))
-    telling = min(before, found, key=lambda c: (not c.drifted, c.p_value))
-    return ColumnDrift(
-        telling.column,
-        telling.statistic,
-        telling.effect,
-        telling.threshold,
-        telling.p_value,
-        telling.drifted,
-        reasons,
-    )
+    telling = min(before, found, key=lambda c: (not c.drifted, not c.warned, c.p_value))
+    return replace(telling, reason=reasons)
 
 
 def _p_value(check: Check, past: Sequence[tuple[Share | Marked, ...]]) -> float:
@@ -145,11 +148,9 @@ def _p_value(check: Check, past: Sequence[tuple[Share | Marked, ...]]) -> float:
 
 def _share_p(test: Share, old: Sequence[Share]) -> float:
     """Keep the textbook p while the past agrees with it; else let the past windows speak too."""
-    from scipy.special import ndtri
-
     if len(old) < CALIBRATE_FROM:
         return test.p
-    scores = [-float(ndtri(min(max(o.p, 1e-12), 1 - 1e-12))) for o in old]
+    scores = [-_NORMAL.inv_cdf(min(max(o.p, 1e-12), 1 - 1e-12)) for o in old]
     if sum(scores) <= _AGREES * math.sqrt(len(scores)):
         return test.p
     return max(test.p, _predicted(test, old))
@@ -162,15 +163,13 @@ def _predicted(test: Share, old: Sequence[Share]) -> float:
     The spread is shrunk towards 0.6 with the weight of 5 windows, so that few windows do not
     promise more than they know.
     """
-    from scipy.special import stdtr
-
     scale = np.sqrt([o.rows / test.rows for o in old])
     past = _logit(np.array([o.value for o in old]) * scale)
     df = _PRIOR_WINDOWS + len(past) - 1
     spread = _PRIOR_WINDOWS * _PRIOR_SPREAD**2 + float(((past - past.mean()) ** 2).sum())
     error = math.sqrt(spread / df) * math.sqrt(1 + 1 / len(past))
     distance = (float(_logit(np.array([test.value]))[0]) - float(past.mean())) / error
-    return float(stdtr(df, -distance))
+    return student_tail(distance, df)
 
 
 def _logit(share: np.ndarray) -> np.ndarray:
@@ -181,10 +180,10 @@ def _logit(share: np.ndarray) -> np.ndarray:
 def _marked_p(test: Marked, old: Sequence[Marked]) -> float:
     """Count bursts instead of rows, as many as the past windows show."""
     if len(old) < CALIBRATE_FROM:
-        return _hypergeometric(test)
+        return hypergeometric_tail(test.before, test.reference, test.now, test.current)
     now = np.array([o.now for o in old], float)
     rows = np.array([o.current for o in old], float)
-    expected = rows * now.sum() / rows.sum()
+    expected = rows * now.sum() / max(rows.sum(), 1.0)
     burst = 1.0
     if now.sum():
         used = expected > 0
@@ -192,28 +191,7 @@ def _marked_p(test: Marked, old: Sequence[Marked]) -> float:
         size = len(now)
         burst = max(1.0, (1 + 2 / math.sqrt(size)) * excess * size / (size - 1))
     shrunk = (now.sum(), rows.sum(), test.now, test.current)
-    return _hypergeometric(Marked(*(int(x / burst) for x in shrunk)))
-
-
-def _hypergeometric(test: Marked) -> float:
-    """
-    P-value of so many marked rows among the current ones, if marks fell at random.
-
-    Source: Fisher, The Design of Experiments, 1935. ``scipy.stats.hypergeom`` says the same; its
-    import costs more CPU than a whole verdict.
-    """
-    from scipy.special import betaln
-
-    if not test.now:
-        return 1.0
-    drawn, total = test.current, test.reference + test.current
-    marked = test.before + test.now
-    clean = total - marked
-    hits = np.arange(test.now, min(marked, drawn) + 1)
-    ways = betaln(marked + 1, 1) - betaln(hits + 1, marked - hits + 1)
-    ways += betaln(clean + 1, 1) - betaln(drawn - hits + 1, clean - drawn + hits + 1)
-    draws = betaln(total - drawn + 1, drawn + 1) - betaln(total + 1, 1)
-    return min(1.0, float(np.exp(ways + draws).sum()))
+    return hypergeometric_tail(*(int(x / burst) for x in shrunk))
 
 
 def _adjusted(p_values: Sequence[float]) -> list[float]:

@@ -75,7 +75,7 @@ def test_homogeneity_agrees_with_scipys_contingency_test(seed):
     before, now = rng.integers(0, 50, 12).astype(float), rng.integers(0, 50, 12).astype(float)
     used = before + now > 0
     expected = stats.chi2_contingency([before[used], now[used]], correction=False)
-    moved, p = _homogeneity(before, now)
+    (moved,), (p,) = _homogeneity(before, now)
     assert p == pytest.approx(expected.pvalue, rel=1e-9)
     assert moved == pytest.approx(np.abs(before / before.sum() - now / now.sum()).sum() / 2)
 

@@ -1,5 +1,6 @@
 """One suite for every drift engine."""
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +29,25 @@ pytestmark = [
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request):
     return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_spark_afterwards():
+    """The session stays for the next call, and its Java has to go; a hasty compiler is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        yield
+    if "pyspark" in sys.modules:
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.getActiveSession()
+        if session is not None:
+            session.stop()
+            gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
+            gateway.shutdown()
+            gateway.proc.stdin.close()
+            gateway.proc.wait(20)
 
 
 def rows(*, drifted: bool, windows: int = 7) -> pa.Table:
@@ -104,6 +124,21 @@ def test_hostile_column_names_are_only_names(dataset_store, append, engine):
     assert found.drifted == (hostile,)
 
 
+def test_evidentlys_page_holds_no_name_and_no_value_as_they_are(dataset_store, append):
+    from airflow_mlops.core.monitoring.drift.engines.evidently import report_html
+
+    attack = "</script><script>alert(1)</script>\\\"'`\n"
+    table = rows(drifted=True).rename_columns(["id", "at", attack, "kind"])
+    values = pa.array([attack if k == "a" else k for k in table["kind"].to_pylist()])
+    source = ArrowSource(table.set_column(3, "kind", values), "id", "at")
+    commit = append(dataset_store, "d", source, window=DAY)
+    page = report_html(*parts(dataset_store.open(DatasetRef.parse(commit.ref))), [attack, "kind"])
+    assert "<script>alert" not in page
+    assert "alert(1)" in page
+    assert "kind" in page
+    assert "mlopscolumn" not in page
+
+
 def test_an_unknown_column_is_named_with_those_there_are(opened, engine):
     before, now = parts(opened(drifted=False))
     with pytest.raises(
@@ -121,8 +156,21 @@ def test_a_span_without_a_whole_window_is_named(opened, engine):
         detect_drift(later, parts(table)[1], engine=engine)
 
 
+def test_a_column_that_was_adopted_since_is_not_compared(dataset_store, append):
+    weeks = rows(drifted=False)
+    wider = weeks.append_column("rain", pa.array(np.zeros(weeks.num_rows)))
+    first = append(
+        dataset_store, "d", ArrowSource(weeks.slice(0, 6 * ROWS), "id", "at"), window=DAY
+    )
+    more = {"app_key": "k2", "window": DAY, "adopt": ["rain"]}
+    second = append(dataset_store, "d", ArrowSource(wider, "id", "at"), **more)
+    before, now = (dataset_store.open(DatasetRef.parse(c.ref)) for c in (first, second))
+    found = detect_drift(before.between(), now.between(MONDAY + 6 * DAY))
+    assert [c.column for c in found.columns] == ["x", "kind"]
+
+
 def test_an_unknown_engine_is_named_with_those_that_are_known(opened):
-    with pytest.raises(ConfigurationError, match="'x'; known: evidently, profile, stub"):
+    with pytest.raises(ConfigurationError, match="'x'; known: evidently, profile, spark, stub"):
         detect_drift(*parts(opened(drifted=False)), engine="x")
 
 
@@ -135,3 +183,12 @@ def test_a_stored_profile_is_enough_no_row_is_read(opened):
     unread = replace(now.table, delta=None), replace(before.table, delta=None)
     found = detect_drift(replace(before, table=unread[1]), replace(now, table=unread[0]))
     assert found.drifted == ("x", "kind")
+
+
+@pytest.mark.parametrize("drifted", [True, False])
+def test_spark_gives_the_numbers_of_the_stored_profiles(opened, drifted):
+    one, two = (
+        detect_drift(*parts(opened(drifted=drifted)), engine=engine)
+        for engine in ("profile", "spark")
+    )
+    assert one.columns == two.columns

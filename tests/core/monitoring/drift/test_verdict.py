@@ -11,10 +11,9 @@ import pytest
 from scipy import stats
 
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
-from airflow_mlops.core.errors import NotEnoughDataError
-from airflow_mlops.core.monitoring.drift.checks import Marked
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
-from airflow_mlops.core.monitoring.drift.verdict import _adjusted, _hypergeometric, calibrate, judge
+from airflow_mlops.core.monitoring.drift.verdict import _adjusted, calibrate, judge
 
 WEEK = 336
 
@@ -38,18 +37,6 @@ def test_the_correction_agrees_with_scipys_benjamini_hochberg(seed):
 
 def test_no_question_needs_no_correction():
     assert _adjusted([]) == []
-
-
-@pytest.mark.parametrize(("before", "now"), [(0, 3), (5, 9), (20, 1), (3, 0)])
-def test_marks_agree_with_fishers_exact_test(before, now):
-    found = _hypergeometric(Marked(before, 300, now, 100))
-    table = [[now, 100 - now], [before, 300 - before]]
-    assert found == pytest.approx(stats.fisher_exact(table, alternative="greater").pvalue)
-
-
-def test_marks_of_many_rows_agree_with_scipys_hypergeometric():
-    found = _hypergeometric(Marked(315, 931_219, 32, 49_000))
-    assert found == pytest.approx(stats.hypergeom.sf(31, 980_219, 347, 49_000), rel=1e-6)
 
 
 @cache
@@ -170,6 +157,69 @@ def test_a_report_round_trips_through_json():
     columns = judge(reference(), electricity()[51], INPUTS, alpha=0.01)
     report = DriftReport("a@1", "a@2", "profile", 0.01, columns)
     assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+def test_half_of_an_effect_warns_and_is_no_drift():
+    found = alarm(lambda f: f.assign(x=f.x + 0.2), rows=4_000, past=6)
+    assert (found.status, found.drifted, found.warned) == ("warn", False, True)
+    assert found.threshold / 2 <= found.effect < found.threshold
+    assert found.reason.startswith("moved: ")
+
+
+def test_a_type_without_a_profile_is_not_judged_and_never_drifts():
+    lists = pa.record_batch({"v": [[1], [2]], "x": [1.0, 2.0]})
+    builder = ProfileBuilder()
+    builder.update(lists)
+    found = judge(calibrate([builder.finish()]), builder.finish(), ["v", "x"], alpha=0.01)
+    assert [(c.column, c.status) for c in found] == [("v", "ok"), ("x", "ok")]
+    assert found[0].statistic == "no profile"
+
+
+def test_a_report_of_an_earlier_release_is_read():
+    old = {"column": "x", "statistic": "moved", "effect": 0.2, "threshold": 0.1, "p_value": 0.0}
+    body = {"reference": "a@1", "current": "a@2", "engine": "profile", "alpha": 0.01}
+    found = DriftReport.from_dict(body | {"columns": [old | {"drifted": True, "reason": "r"}]})
+    assert (found.columns[0].status, found.warned) == ("drifted", ())
+
+
+def of_columns(drifted, *, judged="abcdef", unjudged=""):
+    made = [ColumnDrift(n, "moved", 0.5, 0.1, 0.0, drifted=n in drifted) for n in judged]
+    made += [ColumnDrift(n, "timestamp", 0.0, 1.0, 1.0, drifted=False) for n in unjudged]
+    return DriftReport("a", "b", "e", 0.01, tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("drifted", "asked", "verdict"),
+    [
+        ("", {}, False),
+        ("a", {}, False),
+        ("ab", {}, True),
+        ("a", {"important": ("a", "f")}, True),
+        ("b", {"important": ("a", "f")}, False),
+        ("a", {"weights": {"a": 3, "b": 7}}, True),
+        ("a", {"weights": {"a": 2, "b": 8}}, False),
+        ("ab", {"share": 0.5}, False),
+        ("", {"share": 0.0}, False),
+        ("", {"weights": {}}, False),
+        ("a", {"weights": {"a": 0.0}}, False),
+    ],
+)
+def test_a_dataset_drifts_by_weight_or_by_an_important_column(drifted, asked, verdict):
+    found = of_columns(drifted).verdict(**asked)
+    assert found.drifted is verdict, found.reason
+
+
+def test_columns_that_cannot_drift_weigh_nothing():
+    found = of_columns("a", judged="abc", unjudged="xyz").verdict()
+    assert (found.drifted, found.weight) == (True, pytest.approx(1 / 3))
+    assert found.reason == "1 of 3 columns drifted, with 33% of the weight; 30% is enough"
+
+
+def test_a_misspelt_column_of_a_verdict_is_named():
+    with pytest.raises(ConfigurationError, match="no column 'prize' was compared for drift"):
+        of_columns("").verdict(important=("prize",))
+    with pytest.raises(ConfigurationError, match="'prize'"):
+        of_columns("").verdict(weights={"prize": 1.0})
 
 
 def test_the_share_of_a_report_is_that_of_its_columns():

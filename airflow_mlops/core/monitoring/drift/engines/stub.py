@@ -1,13 +1,16 @@
 """An engine with no statistics: compares row counts. For tests and dry runs."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from airflow_mlops.core.data.datasets import Slice
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.tables import Slice
 
 
 def compare(
-    reference: Slice, current: Slice, columns: Sequence[str], *, alpha: float
+    reference: "Slice", current: "Slice", columns: Sequence[str], *, alpha: float
 ) -> tuple[ColumnDrift, ...]:
     """Call a column drifted when a window holds more than half as many rows more, or fewer."""
     usual = sum(w.rows for w in reference.windows()) / len(reference.windows())
