@@ -1,10 +1,12 @@
 """Verbs about decisions: who is champion and why, retrain, promote, roll back; and set-up."""
 
 import contextlib
+import itertools
 import json
 import sys
 import uuid
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -23,14 +25,18 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import ConfigurationError, MlopsError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
+from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 
+RECENT = 50
+"""Findings among which is looked for the moment since when a monitor has said the same."""
+
 
 @verb
 def status(args: Namespace) -> tuple[dict[str, Any], str]:
-    """Who is champion, and what the monitors found last."""
+    """Who is champion, what the monitors found last, and since when they say so."""
     state = state_of(args.model)
     observations = LedgerHook(conn_id("ledger")).observations()
     decision = state.last(*DECISIONS)
@@ -44,12 +50,11 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         "monitors": {},
     }
     for monitor in ("contract", "drift", "performance", "dependencies", "system"):
-        last = observations.read(args.model, monitor, last=1)
-        found["monitors"][monitor] = dict(last[-1].body) if last else None
+        found["monitors"][monitor] = _newest(observations.read(args.model, monitor, last=RECENT))
     lines = [
         f"{args.model}: champion {_or(state.champion)} since {_or(found['since'])}, "
         f"previous {_or(state.previous)}, waiting for approval {_or(state.challenger)}",
-        *(f"  {name:<13}{_finding(name, body)}" for name, body in found["monitors"].items()),
+        *(f"  {name:<13}{_finding(body)}" for name, body in found["monitors"].items()),
         f"  {'decision':<13}{line_of(decision) if decision else 'none yet'}",
     ]
     return found, "\n".join(lines)
@@ -236,20 +241,21 @@ def _trigger(dag_id: str) -> str:
     return str(started["dag_run_id"] if started else "")
 
 
-def _finding(monitor: str, body: dict[str, Any] | None) -> str:
+def _newest(findings: Sequence[Observation]) -> dict[str, Any] | None:
+    """Return the newest finding, with the moment from which on the monitor has said the same."""
+    if not findings:
+        return None
+    body = dict(findings[-1].body)
+    same = itertools.takewhile(
+        lambda o: o.body.get("status") == body.get("status"), reversed(findings)
+    )
+    return body | {"since": min(o.recorded_at for o in same)}
+
+
+def _finding(body: dict[str, Any] | None) -> str:
     if body is None:
         return "nothing yet"
-    if "line" in body:
-        return str(body["line"])
-    if monitor == "contract":
-        return f"{body['status']} on {body['dataset']}: {'; '.join(body['breaks']) or 'no breaks'}"
-    if monitor == "drift":
-        names = ", ".join(body["drifted"]) or "no column"
-        return f"window {body['window']}: {names} drifted against what {body['model']} saw"
-    loss = sum(body["champion"]) / len(body["champion"])
-    probe = sum(body["probe"]) / len(body["probe"])
-    who, numbers = body["model"], f"{body['metric']} {loss:.4f}, a fresh small model {probe:.4f}"
-    return f"window {body['index']}: {who} {numbers}"
+    return f"{body['status']:<7} since {body['since'][:16]}  {body['line']}"
 
 
 def _or(value: object) -> str:

@@ -44,26 +44,30 @@ class TestStatus:
 
         champions(2)
         observations = LedgerHook().observations()
-        contract = {"status": "broken", "dataset": "d@4", "breaks": ["column 'x' is gone"]}
-        drift = {"drifted": ["price"], "window": 7, "model": f"{model}@2"}
-        loss = {"index": 6, "metric": "brier", "champion": [0.2, 0.3], "probe": [0.1, 0.2]}
-        loss["model"] = f"{model}@2"
-        packages = {"status": "broken", "line": "numpy 1 -> 2 moved its answers"}
-        system = {"status": "broken", "line": "0.2 GB are free at /data"}
-        bodies = {"contract": contract, "drift": drift, "performance": loss}
-        for monitor, body in (bodies | {"dependencies": packages, "system": system}).items():
-            observations.record(model, monitor, "s", body)
+        lines = {
+            "contract": ("broken", "column 'x' is gone in d@4"),
+            "drift": ("warn", "window 7: price drifted"),
+            "performance": ("ok", "brier 0.2500 in window 6"),
+            "dependencies": ("ok", "it gives the answers of its training here"),
+            "system": ("broken", "0.2 GB are free at /data"),
+        }
+        for number, earlier in enumerate(("ok", "broken", "broken")):
+            body = {"status": earlier, "line": "0.3 GB are free at /data"}
+            observations.record(model, "system", f"earlier {number}", body)
+        for monitor, (status, line) in lines.items():
+            observations.record(model, monitor, "s", {"status": status, "line": line})
         done = mlops("status", model)
-        assert "  dependencies numpy 1 -> 2 moved its answers" in done.out
-        assert system["line"] in done.out
         assert f"{model}: champion 2 since {ledger.state(model).entries[1].at}" in done.out
         assert "previous 1, waiting for approval none" in done.out
-        assert "broken on d@4: column 'x' is gone" in done.out
-        assert f"window 7: price drifted against what {model}@2 saw" in done.out
-        assert f"window 6: {model}@2 brier 0.2500, a fresh small model 0.1500" in done.out
+        for monitor, (status, line) in lines.items():
+            (shown,) = [text for text in done.out.splitlines() if text.startswith(f"  {monitor} ")]
+            assert shown.split()[1] == status
+            assert shown.endswith(line)
         found = mlops("status", model, "--json").json
         assert (found["champion"], found["previous"]) == (2, 1)
-        assert found["monitors"]["drift"] == drift
+        assert found["monitors"]["drift"]["line"] == lines["drift"][1]
+        broken_since = observations.read(model, "system")[1].recorded_at
+        assert found["monitors"]["system"]["since"] == broken_since
 
 
 class TestWhyAndHistory:
