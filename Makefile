@@ -18,7 +18,7 @@ demo: $(VENV)/.local  ## live the electricity story on a real stack; DEMO_APPROV
 	@DEMO_STARTED=$(STARTED) $(BIN)/python -m include.electricity.story
 
 test: lint programs  ## set up, then lint, types, import contracts and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## style, types, import contracts
 	$(BIN)/ruff format --check .

@@ -66,7 +66,7 @@ def boundary(name: str) -> tuple[Any, str]:
         "mark": (retention, "mark_removed"),
         "vacuum": (version_log.VersionLog, "vacuum"),
         "insert": (Ledger, "_append"),
-        "finding": (Observations, "record"),
+        "finding": (Observations, "record_all"),
     }
     return places.get(name) or (MlflowClient, name)
 

@@ -28,7 +28,7 @@ def facts(
 
 
 @pytest.mark.parametrize(
-    "die", ["finding:before", "finding:after", "finding:after:2", "insert:before", "insert:after"]
+    "die", ["finding:before", "finding:after", "insert:before", "insert:after"]
 )
 def test_a_killed_tick_measures_and_decides_once_when_it_is_tried_again(
     nursery, facts, ledger, observations, model, die

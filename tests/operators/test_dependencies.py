@@ -47,7 +47,7 @@ class TestLifecycle:
         package("2.0", OTHER)
         broken = run(monitor, at=NOON)
         assert broken.state == "failed"
-        assert [c["dag_run"].run_id for c in told] == [broken.run_id]
+        assert [c["dag_run"].run_id for c in told if "mlops" not in c] == [broken.run_id]
         wanted = {
             "dependencies": "failed",
             "may_serve": "upstream_failed",

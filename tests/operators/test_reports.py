@@ -27,7 +27,7 @@ def test_drift_and_decay_are_drawn_beside_the_champion_and_linked(
         link = tick.values[task]["mlops_report_url"]
         assert link.endswith(f"/artifacts/monitoring/{name}.html")
     (drift,) = observations.read(market.name, "drift")
-    assert drift.body["line"] == f"window 5: y drifted against what {market.name}@1 saw"
+    assert f"window 5: y (moved 99%) drifted against what {market.name}@1 saw" in drift.body["line"]
     (found,) = observations.read(market.name, "performance")
     assert (found.body["status"], tick.value("performance")["status"]) == ("warn", "warn")
     assert [s["value"] for s in found.body["slices"]] == ["a", "b", "c"]
