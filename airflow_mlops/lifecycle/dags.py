@@ -95,6 +95,7 @@ def _schedule(life: "Lifecycle") -> Any:
         key=table.key,
         warehouse_conn_id=table.conn_id,
         interval=duration(life.schedule.interval).total_seconds(),
+        name=life.name,
     )
     watcher = AssetWatcher(name=f"{life.name}__rows", trigger=trigger)
     return [Asset(f"{life.name}/rows", uri=f"mlops://{life.name}/rows", watchers=[watcher])]

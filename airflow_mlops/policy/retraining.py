@@ -249,7 +249,11 @@ class Retrain(Word):
         if match is None:
             msg = f"a budget is written '4 per 30d', not {self.budget!r}"
             raise ValueError(msg)
-        return int(match["count"]), duration(match["span"])
+        count = int(match["count"])
+        if count < 1:
+            msg = f"a budget of {self.budget!r} allows nothing; leave the triggers out instead"
+            raise ValueError(msg)
+        return count, duration(match["span"])
 
     def trigger(self, kind: type[_Trigger]) -> "_Trigger | None":
         """Return the trigger of this kind, if the policy has one."""

@@ -13,11 +13,12 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_mlops.core.errors import ConfigurationError, UnavailableError
+from airflow_mlops.core.refs import canonical_digest
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.warehouse import WarehouseHook
 
 WATERMARK = "mlops.watermark"
-"""Key of an asset's state."""
+"""Beginning of the key of an asset's state."""
 
 
 def moment(text: str) -> datetime:
@@ -40,10 +41,15 @@ class PollingTrigger(BaseEventTrigger):
 
     :param after: watermark to begin from, ISO 8601; empty: whatever is there already is an event.
     :param interval: seconds between two looks.
+    :param name: tells two watchers apart that look at the same thing for two assets: Airflow would
+        make one of them, and give it two assets.
     """
 
-    def __init__(self, *, after: str = "", interval: float = 60.0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, after: str = "", interval: float = 60.0, name: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.name = name
         self.after = after
         self.interval = interval
 
@@ -60,16 +66,25 @@ class PollingTrigger(BaseEventTrigger):
         """
         raise NotImplementedError
 
+    @property
+    def watermark(self) -> str:
+        """Key of the watermark: each watcher of an asset has its own."""
+        return f"{WATERMARK}.{canonical_digest([type(self).__name__, self.arguments()])[:12]}"
+
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments."""
         kind = type(self)
-        own = {"after": self.after, "interval": self.interval}
+        own = {"after": self.after, "interval": self.interval, "name": self.name}
         return f"{kind.__module__}.{kind.__qualname__}", {**self.arguments(), **own}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event whenever there is something new; a service that is away is waited for."""
-        store = self.asset_state_store
-        kept = await store.aget(WATERMARK) if store is not None else None
+        store, key = self.asset_state_store, self.watermark
+        try:
+            kept = await store.aget(key) if store is not None else None
+        except ValueError as error:
+            msg = f"several assets share this watcher; give each trigger its own name=: {error}"
+            raise ConfigurationError(msg) from error
         after = str(kept or self.after)
         while True:
             try:
@@ -83,7 +98,7 @@ class PollingTrigger(BaseEventTrigger):
                 after, says = found
                 yield TriggerEvent({**says, "watermark": after})
                 if store is not None:
-                    await store.aset(WATERMARK, after)
+                    await store.aset(key, after)
             await asyncio.sleep(self.interval)
 
 

@@ -114,6 +114,7 @@ def test_every_word_is_tested_here():
         (lambda: Health(fail_on="always"), "'always'; known: 'error', 'warn', 'never'"),
         (lambda: Retrain(budget="4"), "'4 per 30d', not '4'"),
         (lambda: Retrain(budget="4 per moon"), "moon"),
+        (lambda: Retrain(budget="0 per 30d"), "'0 per 30d' allows nothing"),
         (lambda: Word.from_dict({"word": "Nope"}), "'Nope'; known: .*Probe"),
         (lambda: Gate.from_dict({"word": "Probe"}), "'Probe'; known: AtLeast"),
         (lambda: Trigger.from_dict({}), "None; known"),

@@ -15,7 +15,6 @@ from airflow_mlops.sensors.monitoring import (
     RowsArrivedSensor,
 )
 from airflow_mlops.triggers.polling import (
-    WATERMARK,
     FindingRecordedTrigger,
     PollingTrigger,
     RowsArrivedTrigger,
@@ -98,9 +97,9 @@ class TestTriggers:
         second.asset_state_store = state
         assert [e["until"] for e in asyncio.run(events(second, 1))] == [later.isoformat()]
 
-        state.kept[WATERMARK] = later.isoformat()
         third = rows_trigger(name)
         third.asset_state_store = state
+        state.kept[third.watermark] = later.isoformat()
         arrive(3, later + timedelta(hours=1))
         assert len(asyncio.run(events(third, 1))) == 1
 

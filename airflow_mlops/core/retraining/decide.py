@@ -118,9 +118,12 @@ def _held_back(e: Evidence, policy: Retrain, found: Decision) -> Decision | None
     count, span = policy.limit()
     recent = [t for t in e.attempts if now - moment(t) < span]
     if e.attempts and now - moment(e.attempts[-1]) < duration(policy.cooldown):
-        why = f"cooldown: the last attempt was at {e.attempts[-1]}, wait {policy.cooldown}"
+        held, why = "cooldown", f"the last attempt was at {e.attempts[-1]}, wait {policy.cooldown}"
     elif len(recent) >= count:
-        why = f"budget {policy.budget} is spent until {(moment(recent[0]) + span).isoformat()}"
+        until = (moment(recent[-count]) + span).isoformat()
+        held, why = f"budget until {until}", f"budget {policy.budget} is spent until {until}"
     else:
         return None
-    return Decision("wait", found.trigger, f"{found.reason}; {why}", found.burden)
+    text = why if held != "cooldown" else f"cooldown: {why}"
+    reason = f"{found.reason}; {text}"
+    return Decision("wait", found.trigger, reason, found.burden, held=held)

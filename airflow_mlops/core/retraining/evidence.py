@@ -64,6 +64,7 @@ class Evidence:
     :param added: columns of the rows that the champion does not know.
     :param dependencies: changes of packages that the champion uses, unless an attempt was made with
         these very changes already.
+    :param packages: all of these changes, tried or not.
     :param labelled_until: end of the newest labelled window, ISO 8601; empty if there is none.
     """
 
@@ -84,6 +85,7 @@ class Evidence:
     added: tuple[str, ...] = ()
     dependencies: tuple[str, ...] = ()
     labelled_until: str = ""
+    packages: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -101,6 +103,7 @@ class Decision:
     :param reason: why, in one sentence with the numbers.
     :param burden: what the candidate will have to prove.
     :param facts: the numbers behind the reason.
+    :param held: what holds a retrain back: ``cooldown``, or ``budget until`` a moment; else empty.
     """
 
     op: Op
@@ -109,6 +112,7 @@ class Decision:
     burden: Burden = "not worse"
     params: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    held: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -145,6 +149,8 @@ def gather(
     tried = [e for e in state.entries if e.op == "retrain" and e.evidence.get("round", 1) == 1]
     last = tried[-1].evidence if tried else {}
     since = str(last.get("labelled_until", ""))
+    seen = [e.evidence.get("dependencies") for e in tried if e.seq > state.epoch]
+    seen += [last.get("dependencies")]
     fresh = tuple(w for w in windows if not since or moment(w.until) > moment(since))
     return Evidence(
         model,
@@ -162,8 +168,9 @@ def gather(
         tuple(broken),
         state.challenger,
         tuple(added),
-        () if list(dependencies) == last.get("dependencies") else tuple(dependencies),
+        () if list(dependencies) in seen else tuple(dependencies),
         labelled_until,
+        tuple(dependencies),
     )
 
 

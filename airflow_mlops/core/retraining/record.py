@@ -30,7 +30,8 @@ def record(
         "labelled_rows": evidence.labelled_rows,
         "labelled_until": evidence.labelled_until,
         "drifted": list(evidence.drifted),
-        "dependencies": list(evidence.dependencies),
+        "dependencies": list(evidence.packages),
+        "held": decision.held,
         "request": asked or None,
         "round": 1,
     }

@@ -37,9 +37,10 @@ def message_of(state: State, entry: Entry, told: str, every: timedelta) -> Messa
     :param every: time between two digests.
     """
     model, trigger = entry.model, entry.evidence["trigger"]
-    spent = entry.op == "wait" and "budget" in entry.reason
-    if entry.op == "retrain" or spent:
-        return Message(f"decision {entry.seq}", f"{model}: {entry.op} ({trigger}): {entry.reason}")
+    held = str(entry.evidence.get("held", ""))
+    if entry.op == "retrain" or held.startswith("budget"):
+        subject = f"decision {entry.seq}" if entry.op == "retrain" else held
+        return Message(subject, f"{model}: {entry.op} ({trigger}): {entry.reason}")
     if entry.op not in QUIET:
         return None
     declined = [

@@ -227,6 +227,10 @@ def test_the_budget_holds_back_until_an_attempt_has_aged():
     assert found.op == "wait"
     until = (NOW + timedelta(days=1)).isoformat()
     assert f"budget 4 per 30d is spent until {until}" in found.reason
+    lowered = decide(
+        evidence(windows=(window(0.05),), attempts=attempts), Retrain(budget="2 per 30d")
+    )
+    assert lowered.held == f"budget until {(NOW + timedelta(days=10)).isoformat()}"
     older = tuple(map(ago, (30, 25, 20, 15)))
     assert answer(windows=(window(0.05),), attempts=older) == ("retrain", "probe")
 

@@ -9,11 +9,12 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
 
 
-def lived(*ops, reason="nothing asks"):
+def lived(*ops, reason="nothing asks", held=""):
     """A ledger with one decision a day."""
     ledger = MemoryLedger()
     for day, op in enumerate(ops):
-        evidence = {"trigger": "probe", "now": (START + timedelta(days=day)).isoformat()}
+        now = (START + timedelta(days=day)).isoformat()
+        evidence = {"trigger": "probe", "now": now, "held": held}
         entry = Entry("m", op, "", "t", reason, evidence=evidence)
         last, state = ledger.record("m", f"k{day}", {}, lambda _, entry=entry: entry)
     return state, last
@@ -30,9 +31,10 @@ def test_a_retrain_is_told_at_once():
     assert (message.subject, message.digest) == ("decision 2", False)
 
 
-def test_a_spent_budget_is_told_and_a_cooldown_is_not():
-    assert told("wait", reason="x; budget 4 per 30d is spent until May").subject == "decision 1"
-    assert told("wait", reason="x; cooldown: wait 7d") is None
+def test_a_spent_budget_is_told_once_and_a_cooldown_is_not():
+    spent = [told(*["wait"] * n, reason="it is spent", held="budget until May") for n in (1, 2)]
+    assert [message.subject for message in spent] == ["budget until May"] * 2
+    assert told("wait", reason="budget_eur moved; cooldown: wait 7d", held="cooldown") is None
 
 
 def test_what_was_declined_is_told_once_a_week():
