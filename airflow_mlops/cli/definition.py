@@ -76,6 +76,7 @@ _HISTORY = Arg(
 _OTHER_POLICY = Arg(
     ("--policy",), help="another Dag file, whose triggers, gates and windows are replayed"
 )
+_POLICY_MODEL = Arg(("--policy-model",), help="which one of that file, if it declares several")
 _ONE_MODEL = Arg(("--model",), help="which one, if the file declares several")
 _WINDOW = Arg(
     ("--window",), help="rows of a window, or its length such as 7d; the policy's if not given"
@@ -186,6 +187,7 @@ def _policies() -> tuple[ActionCommand, ...]:
             _DAG_FILE,
             _HISTORY,
             _OTHER_POLICY,
+            _POLICY_MODEL,
             _ONE_MODEL,
             _WINDOW,
             _WARMUP,

@@ -75,12 +75,15 @@ def why(args: Namespace) -> tuple[dict[str, Any], str]:
 @verb
 def simulate(args: Namespace) -> tuple[dict[str, Any], str]:
     """What a policy would have done over a table of the past, and what that would be worth."""
+    from airflow_mlops.core.retraining.picture import check_plot, draw
     from airflow_mlops.lifecycle.files import read_lifecycle
     from airflow_mlops.lifecycle.simulate import Past
     from airflow_mlops.lifecycle.simulate import simulate as replay
 
+    if args.plot:
+        check_plot(Path(args.plot))
     life = read_lifecycle(Path(args.dags), args.model)
-    policy = read_lifecycle(Path(args.policy), None) if args.policy else None
+    policy = read_lifecycle(Path(args.policy), args.policy_model) if args.policy else None
     past = Past(
         Path(args.data),
         args.window,
@@ -92,8 +95,6 @@ def simulate(args: Namespace) -> tuple[dict[str, Any], str]:
     )
     result = replay(life, past, policy=policy)
     if args.plot:
-        from airflow_mlops.core.retraining.picture import draw
-
         logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it would talk into --json
         draw(result, Path(args.plot))
     return result.to_dict(), str(result)

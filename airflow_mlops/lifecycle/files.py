@@ -49,6 +49,6 @@ def read_lifecycle(path: Path, name: str | None = None) -> Lifecycle:
     named = [life for life in found if name in (None, life.name)]
     if len(named) != 1:
         known = ", ".join(life.name for life in found)
-        msg = f"{path} declares {known}; name one of them with --model"
+        msg = f"{path} declares {known}; name one of them (--model, or --policy-model)"
         raise ConfigurationError(msg)
     return named[0]

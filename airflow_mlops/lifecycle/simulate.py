@@ -61,6 +61,11 @@ def simulate(life: Lifecycle, past: Past, *, policy: Lifecycle | None = None) ->
         msg = f"warm-up {past.warmup} and label delay {past.delay}: 2 or more, and 0 or more"
         raise ConfigurationError(msg)
     history = _history(life, past)
+    for name in life.data.columns or ():
+        if name not in history.columns:
+            known = ", ".join(history.columns)
+            msg = f"{past.path} lacks {name!r} of Table(columns=...); it has {known}"
+            raise ConfigurationError(msg)
     return replay(
         history,
         Setting(

@@ -19,10 +19,10 @@ class PollingSensor(BaseSensorOperator):
     """
     Waits until its trigger finds something; without a worker, unless ``deferrable`` is false.
 
-    Returns what was found. By default only what happened since the run began counts.
+    Returns what was found.
 
-    :param after: moment from which on something counts, ISO 8601; none: the start of this run;
-        empty: whatever is there already (templated).
+    :param after: moment from which on something counts, ISO 8601; none: what is there when the wait
+        begins does not count; empty: whatever is there already (templated).
     :param deferrable: whether the triggerer waits, and no worker.
     """
 
@@ -69,16 +69,20 @@ class PollingSensor(BaseSensorOperator):
         self.log.info("%s", event)
         return dict(event)
 
-    def _after(self, context: Context) -> str:
-        if self.after not in (None, "None"):
-            return str(self.after)
+    def began(self, context: Context) -> str:
+        """Return the watermark of what is there when the wait begins: the start of this run."""
         started = context["dag_run"].start_date
         return started.isoformat() if started else ""
+
+    def _after(self, context: Context) -> str:
+        if self.after in (None, "None"):
+            self.after = self.began(context)
+        return str(self.after)
 
 
 class RowsArrivedSensor(PollingSensor):
     """
-    Wait until a table holds rows newer than ``after``, by their own clock.
+    Wait until a table holds rows newer than those it holds now, or than ``after``; by their clock.
 
     :param table: ``schema.table``, or a query in parentheses (templated).
     :param time: timestamp column by which rows arrive.
@@ -102,6 +106,18 @@ class RowsArrivedSensor(PollingSensor):
         self.time = time
         self.key = key
         self.warehouse_conn_id = warehouse_conn_id
+
+    def began(self, context: Context) -> str:
+        """
+        Return the time of the newest row.
+
+        :raises ConfigurationError: if each look is a process of its own, which knows no first one.
+        """
+        if self.mode == "reschedule" and not self.deferrable:
+            msg = f"{self.task_id}: with mode='reschedule' say after=..., or wait deferrable"
+            raise ConfigurationError(msg)
+        newest = self.trigger("").look("")
+        return newest[0] if newest else ""
 
     def trigger(self, after: str) -> RowsArrivedTrigger:
         """Look at the table."""
@@ -155,10 +171,12 @@ class FindingRecordedSensor(PollingSensor):
 
 
 class DriftDetectedSensor(FindingRecordedSensor):
-    """Wait until the data of a model has drifted."""
+    """Wait until the data of a model has drifted, by the verdict on the whole dataset."""
 
-    def __init__(self, *, monitor: str = "drift", **kwargs: Any) -> None:
-        super().__init__(monitor=monitor, **kwargs)
+    def __init__(
+        self, *, monitor: str = "drift", statuses: Sequence[str] = ("broken",), **kwargs: Any
+    ) -> None:
+        super().__init__(monitor=monitor, statuses=statuses, **kwargs)
 
 
 class ModelDecayedSensor(FindingRecordedSensor):

@@ -91,13 +91,24 @@ class TestSimulate:
         [
             ("", (), "declares no Lifecycle"),
             ("1 / 0", (), "ZeroDivisionError"),
-            ('life("a"); life("b")', (), "declares a, b; name one of them with --model"),
+            (
+                'life("a"); life("b")',
+                (),
+                "declares a, b; name one of them (--model",
+            ),
             ('life("m")', ("--window", "soon"), "window 'soon'"),
             ('life("m")', ("--window", "0"), "window '0'"),
             ('life("m")', ("--warmup", "1"), "warm-up 1"),
             ('life("m")', ("--label-delay", "-1"), "label delay -1"),
             ('life("m")', ("--label", "nope"), "no column 'nope'"),
             ('life("m")', ("--policy", "missing.py"), "no Dag file missing.py"),
+            ('life("m")', ("--plot", "p.jpg"), "cannot draw into p.jpg"),
+            (
+                'life("m", data=Table("w", "t", key="id", time="at", labels="l", label="y",'
+                ' columns=("x", "gone")))',
+                (),
+                "lacks 'gone' of Table(columns=...)",
+            ),
         ],
     )
     def test_what_cannot_be_replayed_is_named(

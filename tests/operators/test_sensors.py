@@ -155,7 +155,7 @@ class TestTriggers:
 class TestSensors:
     def once(self, make):
         with DAG(f"waits_{uuid.uuid4().hex[:8]}", schedule=None) as dag:
-            make(task_id="wait", poke_interval=0.1, timeout=5)
+            make(task_id="wait", poke_interval=0.1, timeout=3)
         return run(dag)
 
     @pytest.mark.parametrize("deferrable", [True, False])
@@ -192,6 +192,19 @@ class TestSensors:
         observations.record(model, monitor, "m@1:7", {"status": "broken", "line": "x moved"})
         done = self.once(lambda **given: sensor(model=model, after=PAST, **given))
         assert done.value("wait")["line"] == "x moved"
+
+    def test_rows_of_before_do_not(self, table):
+        name, arrive = table
+        arrive(1, NOON)
+        waits = {"table": name, "time": "at", "key": "id", "deferrable": False}
+        assert self.once(lambda **given: RowsArrivedSensor(**waits, **given)).state == "failed"
+        with pytest.raises(ConfigurationError, match="mode='reschedule' say after"):
+            RowsArrivedSensor(task_id="wait", mode="reschedule", **waits).poke({})
+
+    def test_a_warning_is_no_drift(self, connections, observations, model):
+        observations.record(model, "drift", "m@1:7", {"status": "warn", "line": "10 rows"})
+        waits = {"model": model, "after": PAST, "deferrable": False}
+        assert self.once(lambda **given: DriftDetectedSensor(**waits, **given)).state == "failed"
 
     def test_a_finding_of_before_does_not(self, connections, observations, model):
         observations.record(model, "drift", "m@1:7", {"status": "broken", "line": "x moved"})

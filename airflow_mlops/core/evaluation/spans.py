@@ -68,6 +68,15 @@ def choose_span(
     return SpanChoice(min(better, key=better.__getitem__) if better else OWN, compared)
 
 
+def enough(y: NDArray[np.float64]) -> bool:
+    """
+    Say whether rows are enough to learn from: 100, and not of one class.
+
+    :param y: their labels, shape ``(n_rows,)``.
+    """
+    return len(y) >= MIN_ROWS and len(np.unique(y)) > 1
+
+
 def try_spans(
     functions: Functions, spans: Mapping[str, datetime], holdout: Labelled, *, metric: str
 ) -> SpanChoice:
@@ -91,7 +100,6 @@ def try_spans(
     others = {}
     for name, since in spans.items():
         first = int(pc.sum(pc.less(times, pa.scalar(since, times.type))).as_py())
-        y = rows.y[first:]
-        if first > 0 and len(y) >= MIN_ROWS and len(np.unique(y)) > 1:
+        if first and enough(rows.y[first:]):
             others[name] = losses(first)
     return choose_span(metric, losses(0), others) if others else SpanChoice(OWN, {})

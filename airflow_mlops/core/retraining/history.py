@@ -29,6 +29,7 @@ class History:
     :param times: time of each row, aware, in order.
     :param key: column that names a row.
     :param time: column of the time.
+    :param label: name that the label had.
     :param bounds: first row of each window, and the end of the last one.
     :param notes: what was assumed about the columns.
     """
@@ -38,6 +39,7 @@ class History:
     times: tuple[datetime, ...]
     key: str
     time: str
+    label: str
     bounds: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -66,11 +68,11 @@ class History:
         times = _times(table[time], path)
         try:
             y = np.asarray(table[label].cast(pa.float64()).to_numpy())
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             msg = f"label {label!r} of {path} is no number: {error}"
             raise ConfigurationError(msg) from error
         rows = table.drop_columns([label]).combine_chunks()
-        return cls(rows, y, times, key, time, notes=tuple(notes))
+        return cls(rows, y, times, key, time, label, notes=tuple(notes))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -90,6 +92,12 @@ class History:
         """Rows as pandas, which is what a user's ``build`` is given."""
         return self.rows.to_pandas()  # type: ignore[no-any-return]
 
+    @property
+    def until(self) -> datetime:
+        """End of the last row: rows last as long as most of them do."""
+        gaps = sorted(b - a for a, b in itertools.pairwise(self.times))
+        return self.times[-1] + (gaps[len(gaps) // 2] if gaps else timedelta(0))
+
     def cut(self, window: int | timedelta) -> Self:
         """
         Cut into windows; a last one that is not whole is left out.
@@ -100,9 +108,7 @@ class History:
         if isinstance(window, int):
             bounds = list(range(0, len(self) + 1, window))
         else:
-            gaps = sorted(b - a for a, b in itertools.pairwise(self.times))
-            usual = gaps[len(gaps) // 2] if gaps else timedelta(0)  # how long the last row lasts
-            whole = int((self.times[-1] + usual - self.times[0]) / window)
+            whole = int((self.until - self.times[0]) / window)
             edges = [self.times[0] + i * window for i in range(whole + 1)]
             bounds = sorted(set(np.searchsorted(np.array(self.times), np.array(edges)).tolist()))
         if len(bounds) < 3:
@@ -125,7 +131,7 @@ class History:
     def start(self, window: int) -> datetime:
         """Return the time at which a window begins; behind the last one, the end of all rows."""
         row = self.bounds[window]
-        return self.times[row] if row < len(self) else self.times[-1] + timedelta(microseconds=1)
+        return self.times[row] if row < len(self) else self.until
 
     def since(self, end: int, span: timedelta) -> int:
         """Return the first window that begins at most ``span`` before window ``end`` does."""

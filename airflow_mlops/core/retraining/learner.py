@@ -16,6 +16,7 @@ from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
+from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +62,14 @@ class Learner:
         name, ends = setting.model, (history.times[0], history.times[-1])
         span = [moment.isoformat() for moment in ends]
         rows = Labelled(
-            Selection(f"{name}@1", f"{name}.labels@1", "label", *span),
+            Selection(f"{name}@1", f"{name}.labels@1", history.label, *span),
             history.rows,
             pa.chunked_array([pa.array(history.y)]),
             history.time,
             history.key,
         )
+        if setting.metric in PROBABILITIES:
+            rows.check_classes()
         functions = Functions.load(
             rows,
             setting.features,

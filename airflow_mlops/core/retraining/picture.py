@@ -20,9 +20,7 @@ def draw(found: Simulation, path: Path) -> None:
     :param path: file to write, ``.png``, ``.svg`` or ``.pdf``.
     :raises ConfigurationError: if it is another kind of file, or cannot be written.
     """
-    if path.suffix not in KINDS:
-        msg = f"cannot draw into {path}: give a file that ends in {', '.join(KINDS)}"
-        raise ConfigurationError(msg)
+    check_plot(path)
     from matplotlib.figure import Figure
 
     windows = [step.window for step in found.steps]
@@ -37,13 +35,13 @@ def draw(found: Simulation, path: Path) -> None:
         label = f"{name}: {losses.mean():.4f}"
         above.plot(windows, _smooth(losses), color=colour, label=label, lw=1.8)
     for promotion in found.promotions:
-        useless = promotion.gain <= 0 and promotion.trigger != "first"
+        useless = promotion.trigger != "first" and (promotion.gain or 0.0) <= 0
         style = {"color": "#888888", "ls": ":"} if useless else {"color": "#27ae60", "ls": "--"}
         above.axvline(promotion.window + 0.5, lw=0.9, **style)
     above.set_ylabel(f"{found.metric}, mean of {SMOOTH} windows")
     above.set_title(
         f"{found.model}: {found.attempts} retrains (dashed; dotted: saved nothing), "
-        f"{found.loss() / found.loss('never'):.3f} of the loss of never retraining",
+        f"{found.relative or 1:.3f} of the loss of never retraining",
         loc="left",
         fontsize=10,
     )
@@ -60,6 +58,20 @@ def draw(found: Simulation, path: Path) -> None:
     except OSError as error:
         msg = f"cannot write {path}: {error}"
         raise ConfigurationError(msg) from error
+
+
+def check_plot(path: Path) -> None:
+    """
+    See that a picture can be drawn into a file, before hours of work.
+
+    :raises ConfigurationError: if it is another kind of file, or its folder is not there.
+    """
+    if path.suffix not in KINDS:
+        msg = f"cannot draw into {path}: give a file that ends in {', '.join(KINDS)}"
+        raise ConfigurationError(msg)
+    if not path.parent.is_dir():
+        msg = f"cannot write {path}: there is no folder {path.parent}"
+        raise ConfigurationError(msg)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,13 +19,13 @@ from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import NotEnoughDataError, RejectedError
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
-from airflow_mlops.core.evaluation.spans import OWN, choose_span
+from airflow_mlops.core.evaluation.spans import OWN, choose_span, enough
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
 from airflow_mlops.core.metrics import estimates
 from airflow_mlops.core.monitoring.drift.report import DriftReport
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
-from airflow_mlops.core.monitoring.performance import ServedWindow, blocks
+from airflow_mlops.core.monitoring.served import BLOCKS, ServedWindow, blocks
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, gather
 from airflow_mlops.core.retraining.history import History
@@ -118,7 +118,11 @@ class _Replay:
 
     def _measured(self, champion: int | None, labelled: int) -> list[ServedWindow]:
         """Measure every labelled window that a champion served, beside the cheap challenger."""
-        mine = (w for w, (v, _) in self.served.items() if v == champion and w < labelled)
+        mine = (
+            w
+            for w, (v, p) in self.served.items()
+            if v == champion and w < labelled and len(p) >= BLOCKS
+        )
         found = []
         for window in mine:
             if (champion or 0, window) not in self.measured:
@@ -178,7 +182,8 @@ class _Replay:
         tried = {OWN: first}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)
-            if begin not in tried.values():
+            rows = slice(self.history.bounds[begin], self.history.bounds[holdout])
+            if begin not in tried.values() and enough(self.history.y[rows]):
                 name = f"x{other:g}"
                 tried[name] = begin
                 fitted[name] = self.learner.fit(begin, holdout, params=params)
@@ -217,7 +222,7 @@ class _Replay:
             burden,
         )
         gates = [gate for gate in setting.gates if not isinstance(gate, Loads)]
-        return judge(gates, found)
+        return judge(gates, found) if gates else Verdict(())
 
     def _promoted(self, model: Fit) -> None:
         """The new champion's rows are what drift and contract are measured against."""
@@ -307,7 +312,7 @@ def _promotions(replay: _Replay) -> tuple[Promotion, ...]:
             for w, (v, p) in replay.served.items()
             if v == version
         ]
-        found.append(replace(promotion, gain=float(np.mean(saved)) if saved else 0.0))
+        found.append(replace(promotion, gain=float(np.mean(saved)) if saved else None))
         before = promotion
     return tuple(found)
 

@@ -51,14 +51,14 @@ class Promotion:
 
     :param window: last window before it served.
     :param gain: mean loss it saved in the windows it served, beside the model before it; negative:
-        the retrain did harm.
+        the retrain did harm; none if it served no window.
     """
 
     window: int
     version: int
     trigger: str
     reason: str
-    gain: float = 0.0
+    gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,13 @@ class Simulation:
     @property
     def useless(self) -> int:
         """Retrains that saved nothing in the windows that followed."""
-        return sum(p.gain <= 0 for p in self.promotions if p.trigger != "first")
+        later = (p.gain for p in self.promotions if p.trigger != "first")
+        return sum(gain <= 0 for gain in later if gain is not None)
+
+    @property
+    def relative(self) -> float | None:
+        """Mean loss over that of never retraining; none if that is nothing."""
+        return self.loss() / self.loss("never") if self.loss("never") else None
 
     def loss(self, which: str = "loss") -> float:
         """Return the mean loss over the served windows: ``loss``, ``never`` or ``always``."""
@@ -133,7 +139,7 @@ class Simulation:
             "loss": loss,
             "loss_never": never,
             "loss_always": always,
-            "relative": loss / never,
+            "relative": self.relative,
             "attempts": self.attempts,
             "refused": self.refused,
             "useless": self.useless,
@@ -148,29 +154,31 @@ class Simulation:
 
     def __str__(self) -> str:
         loss, never, always = (self.loss(which) for which in ("loss", "never", "always"))
-        rows = [
-            (
-                f"{p.window:>6}  {p.trigger:<13} {-p.gain:+.4f}  {p.reason}"
-                if p.trigger != "first"
-                else f"{p.window:>6}  {p.trigger:<13} {'':7}  {p.reason}"
-            )
-            for p in self.promotions
-        ]
         found = Counter(alarm.monitor for alarm in self.alarms)
         alarms = ", ".join(f"{name} in {n} windows" for name, n in found.items()) or "none"
+        served = len(self.steps)
         return "\n".join(
             [
-                f"{self.model}, {len(self.steps)} windows served, mean {self.metric}",
-                f"  this policy  {loss:.4f}  {loss / never:.3f} of never retraining",
+                f"{self.model}, {served} windows served, mean {self.metric}",
+                f"  this policy  {loss:.4f}{_share(loss, never)}",
                 f"  never        {never:.4f}",
-                f"  always       {always:.4f}  {always / never:.3f}, {len(self.steps)} retrains",
+                f"  always       {always:.4f}{_share(always, never)}, {served} retrains",
                 f"  {self.attempts} retrains asked for, {self.refused} candidates refused, "
                 f"{self.useless} promotions that saved nothing",
                 f"  {self.trained} models fitted in {self.cpu_s:.0f} CPU s (always: "
-                f"{len(self.steps)} in {self.always_cpu_s:.0f} s)",
+                f"{served} in {self.always_cpu_s:.0f} s)",
                 f"  alarms: {alarms}",
                 *(f"  {note}" for note in self.notes),
                 "window  promoted for  change of the loss while it served",
-                *rows,
+                *map(_promoted, self.promotions),
             ]
         )
+
+
+def _share(loss: float, never: float) -> str:
+    return f"  {loss / never:.3f} of never retraining" if never else ""
+
+
+def _promoted(found: Promotion) -> str:
+    change = "" if found.gain is None or found.trigger == "first" else f"{-found.gain:+.4f}"
+    return f"{found.window:>6}  {found.trigger:<13} {change:<7}  {found.reason}"

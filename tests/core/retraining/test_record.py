@@ -26,7 +26,7 @@ def window(index):
     )
 
 
-def gathered(ledger, model, data=1, labelled=1000, windows=(0, 1), champion=True):
+def gathered(ledger, model, data=1, labelled=1000, windows=(0, 1), champion=True, packages=()):
     return gather(
         ledger.state(model),
         model=model,
@@ -37,6 +37,7 @@ def gathered(ledger, model, data=1, labelled=1000, windows=(0, 1), champion=True
         windows=[window(i) for i in windows],
         drift=[(False, ()), (True, ("x",))],
         labelled_rows=labelled,
+        dependencies=packages,
     )
 
 
@@ -123,3 +124,12 @@ def test_a_refused_round_is_tried_again_on_half_the_history_until_none_is_left(l
 def test_a_first_model_is_decided_without_a_champion(ledger, model):
     found = put(ledger, gathered(ledger, model, champion=False, windows=()))
     assert (found.op, found.version) == ("retrain", None)
+
+
+def test_packages_that_were_tried_for_whatever_reason_do_not_ask_again(ledger, model):
+    packages = ("numpy 2.1 -> 2.2",)
+    first = gathered(ledger, model, champion=False, windows=(), packages=packages)
+    assert first.dependencies == packages
+    assert put(ledger, first).evidence["trigger"] == "first"
+    later = gathered(ledger, model, data=2, labelled=2000, packages=packages)
+    assert (later.dependencies, later.packages) == ((), packages)

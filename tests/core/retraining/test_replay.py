@@ -16,7 +16,7 @@ from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
-from airflow_mlops.policy import AtLeast, Loads, NotWorse, Retrain
+from airflow_mlops.policy import AtLeast, Loads, NotWorse, Retrain, Schedule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 120
@@ -152,6 +152,35 @@ def test_only_columns_the_features_are_made_of_are_watched(history, setting):
 def test_a_standard_nobody_meets_is_said(history, setting):
     with pytest.raises(RejectedError, match="no model passed the gate: roc_auc"):
         simulate(history(), setting(gates=(AtLeast("roc_auc", 0.9999),)))
+
+
+def test_labels_that_training_refuses_are_refused(history, setting):
+    rows = table().to_pandas()
+    rows["y"] = 2 * rows["y"] - 1
+    with pytest.raises(ConfigurationError, match=r"'y' of m[.]labels@1 has to be 0 or 1"):
+        simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), setting())
+
+
+def test_a_shorter_span_of_one_class_is_left_out(history, setting):
+    rows = table(turn=99).to_pandas()
+    rows.loc[9 * ROWS : 11 * ROWS - 1, "y"] = 1
+    asked = setting(spans=(0.05,), policy=Retrain((Schedule("5d"),), "5d", "9 per 30d"))
+    found = simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), asked)
+    assert found.attempts > 5
+
+
+def test_gates_that_only_load_let_everything_pass(history, setting):
+    assert simulate(history(), setting(gates=(Loads(),))).refused == 0
+
+
+def test_what_never_served_saved_nothing_and_cost_nothing(history, setting):
+    policy = Retrain((Schedule("5d"),), "5d", "9 per 30d")
+    found = simulate(history(table(turn=99)), setting(policy=policy, gates=(Loads(),)))
+    assert found.promotions[-1].window == 19
+    assert found.promotions[-1].gain is None
+    perfect = replace(found, steps=tuple(replace(s, loss=0.0, never=0.0) for s in found.steps))
+    assert perfect.to_dict()["relative"] is None
+    assert "of never" not in str(perfect)
 
 
 @pytest.mark.parametrize("changed", [{"warmup": 20}, {"warmup": 10, "delay": 9}])
