@@ -50,7 +50,9 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         "monitors": {},
     }
     for monitor in ("contract", "drift", "performance", "dependencies", "system"):
-        found["monitors"][monitor] = _newest(observations.read(args.model, monitor, last=RECENT))
+        seen = observations.read(args.model, monitor, last=RECENT)
+        serving = [o for o in seen if o.subject.startswith(f"{args.model}@{state.champion}:")]
+        found["monitors"][monitor] = _newest(serving or seen)
     lines = [
         f"{args.model}: champion {_or(state.champion)} since {_or(found['since'])}, "
         f"previous {_or(state.previous)}, waiting for approval {_or(state.challenger)}",

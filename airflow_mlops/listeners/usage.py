@@ -6,7 +6,7 @@ and Airflow knows how, it delivers what lies there to ``mlops.observations``.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
@@ -26,6 +26,9 @@ _TIMEOUT = 2
 """Seconds that a connection to the database may take; there is one attempt."""
 
 _log = logging.getLogger(__name__)
+
+Finding = tuple[str, str, str, dict[str, Any]]
+"""Model, monitor, subject and body, as they are stored."""
 
 
 def _quiet(hook: Callable[..., None]) -> Callable[..., None]:
@@ -158,19 +161,30 @@ def deliver(spool: Spool, conn_id: str) -> int:
     :param conn_id: only what belongs to this connection.
     :return: how many were stored.
     """
-    waiting = [one for one in spool.waiting() if one.record["conn_id"] == conn_id]
+    waiting = dict(_findings(spool, conn_id))
     if waiting:
         from airflow_mlops.core.monitoring.observations import Observations
         from airflow_mlops.hooks.ledger import LedgerHook
 
         observations = Observations(LedgerHook(conn_id).dsn(), _TIMEOUT)
-        observations.record_all(_finding(one) for one in waiting)
-    for one in waiting:
-        spool.remove(one.path)
+        observations.record_all(waiting.values())
+    for path in waiting:
+        spool.remove(path)
     return len(waiting)
 
 
-def _finding(waiting: Waiting) -> tuple[str, str, str, dict[str, Any]]:
+def _findings(spool: Spool, conn_id: str) -> Iterator[tuple[Path, Finding]]:
+    """Yield what belongs to a connection; a file that holds no usage goes: it would stop all."""
+    for one in spool.waiting():
+        try:
+            if one.record["conn_id"] == conn_id:
+                yield one.path, _finding(one)
+        except (KeyError, TypeError, ValueError) as error:
+            _log.warning("%s is no usage, it is dropped: %r", one.path, error)
+            spool.remove(one.path)
+
+
+def _finding(waiting: Waiting) -> Finding:
     """Say in one line what a try used, and how it ended."""
     body = dict(waiting.record["body"])
     if waiting.killed:

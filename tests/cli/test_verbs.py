@@ -68,6 +68,10 @@ class TestStatus:
         assert found["monitors"]["drift"]["line"] == lines["drift"][1]
         broken_since = observations.read(model, "system")[1].recorded_at
         assert found["monitors"]["system"]["since"] == broken_since
+        for version in (2, 1):  # what was said last is about a version that serves no more
+            body = {"status": "ok", "line": f"about {version}"}
+            observations.record(model, "drift", f"{model}@{version}:7", body)
+        assert mlops("status", model, "--json").json["monitors"]["drift"]["line"] == "about 2"
 
 
 class TestWhyAndHistory:

@@ -138,6 +138,17 @@ def test_delivered_twice_is_one_usage(tagged, model, observations, folder, away,
     assert deliver(Spool(folder), "mlops_default") == 0
 
 
+@pytest.mark.parametrize("record", [{}, [], {"conn_id": "mlops_default", "model": "m"}])
+def test_a_file_that_holds_no_usage_does_not_keep_others_back(
+    tagged, model, observations, folder, record
+):
+    spool = Spool(folder)
+    spool.write(spool.begin(), record, ended=True)
+    run(tagged(works))
+    assert len(observations.read(model, "usage")) == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_a_task_without_a_connection_works(tagged, monkeypatch, folder):
     monkeypatch.delenv("AIRFLOW_CONN_MLOPS_DEFAULT")
     assert run(tagged(works)).state == "success"

@@ -53,6 +53,8 @@ class Selection:
         """
         Join the rows with their labels, ordered by time; rows without a label are left out.
 
+        A label that is NaN is none, as null is.
+
         :raises NotEnoughDataError: if no labelled row lies in the span.
         :raises ConfigurationError: if the label column is not in the labels, or the keys of rows
             and labels are of two types.
@@ -68,7 +70,7 @@ class Selection:
         since, until = datetime.fromisoformat(self.since), datetime.fromisoformat(self.until)
         found = labels.between(since, until).to_arrow([labels.key, self.label])
         found = found.rename_columns([rows.key, _LABEL])
-        found = found.filter(found[_LABEL].is_valid())
+        found = found.filter(pc.invert(pc.is_null(found[_LABEL], nan_is_null=True)))
         asked = rows.between(since, until).to_arrow()
         check_unique(asked[rows.key], rows.key, self.data)
         check_unique(found[rows.key], labels.key, self.labels)

@@ -72,6 +72,9 @@ class Observations:
         """
         Store findings: all of them, or none.
 
+        One that says what is on record keeps its time, for nothing is new; but it becomes the
+        newest again if another one about the same version came in between.
+
         :param findings: model, monitor, subject and body of each.
         """
         rows = [
@@ -79,9 +82,13 @@ class Observations:
         ]
         with self._connected() as connection, connection.transaction():
             connection.cursor().executemany(
-                "insert into mlops.observations (model, monitor, subject, body) "
+                "insert into mlops.observations as kept (model, monitor, subject, body) "
                 "values (%s, %s, %s, %s) on conflict (model, monitor, subject) do update "
-                "set body = excluded.body, recorded_at = clock_timestamp()",
+                "set body = excluded.body, recorded_at = clock_timestamp() "
+                "where kept.body is distinct from excluded.body or exists ("
+                "select from mlops.observations later where later.model = kept.model "
+                "and later.monitor = kept.monitor and later.recorded_at > kept.recorded_at "
+                "and split_part(later.subject, ':', 1) = split_part(kept.subject, ':', 1))",
                 rows,
             )
 

@@ -88,7 +88,8 @@ class PerformanceMonitor:
         A window whose labels have changed since is measured anew.
 
         :param champion: the version that predicts now, or one that did.
-        :raises ConfigurationError: if a column to slice by is none of the rows.
+        :raises ConfigurationError: if a column to slice by is none of the rows, or holds lists or
+            structures.
         """
         self._check_slices()
         known, guesses = self._known(champion)
@@ -164,7 +165,7 @@ class PerformanceMonitor:
         window, p = cohort.window, np.asarray(cohort.served["p"].to_numpy())
         past = [w.bins for w in known.values() if w.bins and w.index < window.index]
         found = expected(self.metric, p, past)
-        if found is None:
+        if found is None or not np.isfinite(found).all():
             return None
         loss, accuracy = found
         span = window.start, window.end
@@ -176,8 +177,8 @@ class PerformanceMonitor:
         """
         Measure one window.
 
-        It waits while fewer than 95 % of its predictions have a label, or if no labels before it
-        are there for the challenger to learn from.
+        It waits while fewer than 95 % of its predictions have a label, if no labels before it are
+        there for the challenger to learn from, or if the metric is not defined on it.
         """
         (since, until), served = cohort.span, cohort.served
         needed = max(COMPLETE * served.num_rows, BLOCKS)
@@ -198,7 +199,10 @@ class PerformanceMonitor:
             return cohort.waits(int(both.sum()), "no labels before it to learn from")
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
         part = rows.filter(pa.array(both))
-        return self._found(champion, cohort, part, p, probed[both])
+        try:
+            return self._found(champion, cohort, part, p, probed[both])
+        except NotEnoughDataError as error:
+            return cohort.waits(int(both.sum()), str(error))
 
     def _found(
         self,
@@ -250,6 +254,13 @@ class PerformanceMonitor:
             if name not in self.data.schema.names:
                 known = ", ".join(self.data.schema.names)
                 msg = f"no column {name!r} to slice by in {self.data.ref}; it has {known}"
+                raise ConfigurationError(msg)
+            kind = self.data.schema.field(name).type
+            if pa.types.is_nested(kind):
+                msg = (
+                    f"column {name!r} of {self.data.ref} is {kind}, and slices are of single "
+                    "values: slice by a column of texts, numbers or times"
+                )
                 raise ConfigurationError(msg)
 
     def _probe(self, champion: ModelRef, rows: Labelled, since: datetime) -> NDArray[np.float64]:

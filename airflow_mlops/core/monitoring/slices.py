@@ -1,7 +1,8 @@
 """Which part of the rows got worse: one loss per slice, against the same slice of the hold-out."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -103,15 +104,20 @@ def _cut(
     now: Sequence[Any], before: Sequence[Any] | None
 ) -> list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
     """Name each slice that has rows now, and say which rows are in it, now and then."""
-    texts = _labels(now, now if before is None else before)
-    here = np.array([texts(value) for value in now], dtype=object)
-    there = np.array([texts(value) for value in before or ()], dtype=object)
-    names = sorted(set(here))
-    return [(name, here == name, there == name) for name in names]
+    number, texts = _groups(now, now if before is None else before)
+    names = _distinct(["missing", *texts])
+    here, there = (
+        np.array([0 if _missing(v) else 1 + number(v) for v in values], np.int64)
+        for values in (now, before or ())
+    )
+    found = sorted(set(here.tolist()), key=lambda group: names[group])
+    return [(names[group], here == group, there == group) for group in found]
 
 
-def _labels(now: Sequence[Any], before: Sequence[Any]) -> Any:
-    """Return the function that names the slice of a value."""
+def _groups(
+    now: Sequence[Any], before: Sequence[Any]
+) -> tuple[Callable[[Any], int], Sequence[str]]:
+    """Return the function that numbers the slice of a value, and a text for each number."""
     known = [v for v in (*now, *before) if not _missing(v)]
     few = len(set(known)) <= VALUES
     if not few and all(isinstance(v, int | float) for v in known):
@@ -119,31 +125,28 @@ def _labels(now: Sequence[Any], before: Sequence[Any]) -> Any:
     counts: dict[Any, int] = {}
     for value in known:
         counts[value] = counts.get(value, 0) + 1
-    kept = set(sorted(counts, key=lambda v: (-counts[v], str(v)))[:VALUES])
-
-    def name(value: Any) -> str:
-        if _missing(value):
-            return "missing"
-        return str(value)[:LETTERS] if value in kept else "other values"
-
-    return name
+    kept = sorted(sorted(counts, key=lambda v: (-counts[v], str(v)))[:VALUES], key=str)
+    numbers = {value: number for number, value in enumerate(kept, 1)}
+    return lambda value: numbers.get(value, 0), ["other values", *(str(v)[:LETTERS] for v in kept)]
 
 
-def _quartiles(values: Sequence[float]) -> Any:
-    low, middle, high = np.quantile(np.array(values, np.float64), [0.25, 0.5, 0.75])
-    names = (
-        f"up to {low:g}",
-        f"{low:g} to {middle:g}",
-        f"{middle:g} to {high:g}",
-        f"above {high:g}",
-    )
+def _quartiles(values: Sequence[float]) -> tuple[Callable[[Any], int], Sequence[str]]:
+    cuts = np.quantile(np.array(values, np.float64), [0.25, 0.5, 0.75]).tolist()
+    for digits in range(6, 18):  # 17 tell all numbers apart
+        low, middle, high = texts = [f"{cut:.{digits}g}" for cut in cuts]
+        if len(set(texts)) == len(set(cuts)):
+            break
+    names = [f"up to {low}", f"{low} to {middle}", f"{middle} to {high}", f"above {high}"]
+    return lambda value: int(np.searchsorted(cuts, value)), names
 
-    def name(value: Any) -> str:
-        if _missing(value):
-            return "missing"
-        return names[int(np.searchsorted([low, middle, high], value))]
 
-    return name
+def _distinct(texts: Sequence[str]) -> list[str]:
+    """Number those that are there already."""
+    names: list[str] = []
+    for text in texts:
+        tries = itertools.chain([text], (f"{text} ({n})" for n in itertools.count(2)))
+        names.append(next(name for name in tries if name not in names))
+    return names
 
 
 def _missing(value: Any) -> bool:

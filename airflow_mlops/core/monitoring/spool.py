@@ -81,9 +81,11 @@ class Spool:
             with contextlib.suppress(FileNotFoundError):  # another one delivered it
                 try:
                     kept = json.loads(path.read_text("utf-8"))
-                    killed = not kept["ended"] and _dead(kept["owner"])
-                    if kept["ended"] or killed:
-                        found.append(Waiting(path, kept["record"], killed))
+                    dead = not kept["ended"] and _dead(kept["owner"])
+                    if dead:  # it may have ended well, and been delivered, since it was read
+                        kept = json.loads(path.read_text("utf-8"))
+                    if kept["ended"] or dead:
+                        found.append(Waiting(path, kept["record"], not kept["ended"]))
                 except (ValueError, KeyError, TypeError):  # no record: it would come up each time
                     self.remove(path)
         return tuple(found)

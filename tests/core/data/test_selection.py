@@ -49,10 +49,13 @@ def test_rows_without_a_label_are_left_out(dataset_store, refs, weeks):
     assert np.array_equal(found.y, weeks.labels["up"].to_numpy()[: 6 * 168])
 
 
-def test_a_null_label_is_no_label(dataset_store, append, weeks):
+@pytest.mark.parametrize(
+    ("none", "kind"), [(None, pa.int8()), (float("nan"), pa.float64())], ids=["null", "NaN"]
+)
+def test_a_missing_label_is_no_label(dataset_store, append, weeks, none, kind):
     up = weeks.labels["up"].to_pylist()
-    up[5] = None
-    labels = weeks.labels.set_column(2, "up", pa.array(up, pa.int8()))
+    up[5] = none
+    labels = weeks.labels.set_column(2, "up", pa.array(up, kind))
     data = append(dataset_store, "d", weeks.source())
     given = append(dataset_store, "d.labels", ArrowSource(labels, "id", "at"))
     found = selection((data.ref, given.ref)).read(dataset_store)
@@ -126,11 +129,10 @@ def test_one_class_only_is_refused_with_the_class(dataset_store, append, weeks, 
         (pa.array([-1.0, 1.0] * 672), r"-1\.0, 1\.0"),
         (pa.array([0, 2] * 672, pa.int8()), "0, 2"),
         (pa.array([0, 1, 2, 1] * 336, pa.int8()), "0, 1, 2"),
-        (pa.array([0.0, 1.0, float("nan"), 1.0] * 336), r"0\.0, 1\.0, nan"),
         (pa.array(["no", "yes"] * 672), "'no', 'yes'"),
         (pa.array(range(1344)), r"0, 1, 2, 3, 4 and 1,339 more"),
     ],
-    ids=["signs", "0 and 2", "three", "nan", "text", "a quantity"],
+    ids=["signs", "0 and 2", "three", "text", "a quantity"],
 )
 def test_labels_of_two_classes_are_zeros_and_ones(dataset_store, append, weeks, values, says):
     labels = weeks.labels.set_column(2, "up", values)

@@ -55,6 +55,24 @@ def test_a_finding_about_the_same_subject_is_written_over(observations, model):
 
 
 @services
+def test_a_finding_that_says_the_same_keeps_its_time_unless_another_came_after_it(
+    observations, model
+):
+    def record(subject, body):
+        observations.record(model, "drift", subject, body)
+        return observations.read(model, "drift")[-1]
+
+    old = record(f"{model}@1:a", {"x": 1})
+    other = record(f"{model}@2:a", {"x": 1})
+    assert record(f"{model}@1:a", {"x": 1}) == other  # about another version: nothing is new
+    assert observations.read(model, "drift")[0] == old
+    record(f"{model}@1:b", {"x": 2})
+    again = record(f"{model}@1:a", {"x": 1})  # as an environment that is back
+    assert again.subject == old.subject
+    assert record(f"{model}@1:a", {"x": 1}) == again
+
+
+@services
 @pytest.mark.parametrize(
     ("subject", "body"),
     [("d@1", {"x": float("nan")}), ("d@1", {"x": "a\0b"}), ("a\0b", {})],

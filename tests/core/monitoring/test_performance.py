@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pytest
 from sklearn.metrics import brier_score_loss
@@ -144,6 +145,32 @@ def test_labels_for_a_part_of_the_window_wait(
     (first, second) = monitor().observations.read(ref.name, "estimate")
     assert [first.body["index"], second.body["index"]] == [7, 8]
     assert (first.body["windows"], second.body["windows"]) == (0, 1)  # corrected by window 7
+
+
+def test_a_window_that_cannot_be_measured_waits_with_the_reason(served, monitor, observations):
+    ref = served()
+    with psycopg.connect(observations.dsn) as connection:
+        connection.execute(
+            "update mlops.predictions set prediction = 'NaN' where model = %s and key = '1180'",
+            (ref.name,),
+        )
+    found = monitor().measure(ref)
+    (waiting,) = found.waiting
+    assert str(waiting).startswith("window 7 waits: brier is not defined on these 168 rows")
+    assert (found.windows, observations.read(ref.name, "performance")) == ((), ())
+
+
+def test_a_column_of_lists_is_no_column_to_slice_by(
+    dataset_store, labelled_weeks, append, served, monitor, model
+):
+    ref = served()
+    rows = labelled_weeks().rows
+    rows = rows.append_column("tags", pa.array([["a"]] * rows.num_rows))
+    asked, lists = monitor(), "tags"
+    other = append(dataset_store, f"{model}.lists", ArrowSource(rows, "id", "at"))
+    asked = replace(asked, data=dataset_store.open(DatasetRef.parse(other.ref)), slices=(lists,))
+    with pytest.raises(ConfigurationError, match=r"column 'tags' of .*@1 is list<.*single values"):
+        asked.measure(ref)
 
 
 def test_the_first_window_has_no_labels_before_it_and_waits(served, monitor):

@@ -68,6 +68,24 @@ def test_rare_values_are_pooled_and_long_ones_are_cut():
     assert "other values" in found
 
 
+@pytest.mark.parametrize(
+    ("values", "rows"),
+    [
+        ([1_700_000_000 + i for i in range(400)], [100] * 4),
+        (["x" * 45 + "A", "x" * 45 + "B"] * 200, [200] * 2),
+        (["missing", None] * 200, [200] * 2),
+        ([0.0] * 300 + [float(i) for i in range(100)], [301, 99]),
+    ],
+    ids=["close numbers", "long texts", "a text like our word", "a number that repeats"],
+)
+def test_slices_that_differ_have_names_that_differ(values, rows):
+    now = Part({"t": values}, np.ones(400))
+    found = judge_slices(now, now)
+    assert sorted(s.rows for s in found) == sorted(rows)
+    assert [s.before_rows for s in found] == [s.rows for s in found]
+    assert len({s.value for s in found}) == len(rows)
+
+
 def test_holm_agrees_with_a_value_computed_by_hand_and_is_stricter_than_benjamini_hochberg():
     p = [0.01, 0.04, 0.03]
     found = dict(_holm(list(enumerate(p))))

@@ -70,6 +70,21 @@ def test_a_number_that_another_process_has_now_is_not_taken_for_the_old_one(spoo
     assert records(spool) == [(1, True)]
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_one_that_ends_while_it_is_looked_at_was_not_killed(spool, monkeypatch, delivered):
+    path = spool.begin()
+    spool.write(path, {"n": 1}, ended=False)
+
+    def ends(owner):
+        spool.write(path, {"n": 2}, ended=True)
+        if delivered:
+            spool.remove(path)
+        return True
+
+    monkeypatch.setattr(module, "_dead", ends)
+    assert records(spool) == ([] if delivered else [(2, False)])
+
+
 def test_what_is_no_record_goes(spool):
     spool.write(spool.begin(), {"n": 1}, ended=True)
     for name, text in (("0-a.json", "{"), ("0-b.json", "[]"), ("0-c.json", '{"ended": true}')):
