@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from airflow_mlops.core.errors import NotEnoughDataError
+from airflow_mlops.core.metrics import BLOCKS, block_means, standard_error
 
-BLOCKS = 8
 MIN_ROWS = 100
 """Fewer rows than this decide nothing."""
 
@@ -96,13 +96,12 @@ def compare(
         )
         raise NotEnoughDataError(msg)
     difference = candidate - champion
-    means = np.array([part.mean() for part in np.array_split(difference, BLOCKS)])
     return Comparison(
         metric,
         float(champion.mean()),
         float(candidate.mean()),
         float(difference.mean()),
-        float(means.std(ddof=1) / math.sqrt(BLOCKS)),
+        standard_error(block_means(difference)),
         BLOCKS,
         len(difference),
     )

@@ -19,10 +19,10 @@ from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.data.tables import COMPLETE
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
-from airflow_mlops.core.metrics import estimates
+from airflow_mlops.core.metrics import BLOCKS, estimates
 from airflow_mlops.core.monitoring.challenger import ROWS, challenge
 from airflow_mlops.core.monitoring.observations import Observations
-from airflow_mlops.core.monitoring.served import BLOCKS, Measured, ServedWindow, Waiting, blocks
+from airflow_mlops.core.monitoring.served import Measured, ServedWindow, Waiting, blocks
 from airflow_mlops.core.monitoring.slices import Part, judge_slices
 from airflow_mlops.core.monitoring.unlabelled import MONITOR as ESTIMATE
 from airflow_mlops.core.monitoring.unlabelled import Guess, binned, expected
@@ -32,8 +32,6 @@ from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["Measured", "PerformanceMonitor", "ServedWindow", "Waiting", "blocks"]
 
 MONITOR = "performance"
 

@@ -1,6 +1,5 @@
 """A labelled window that a model version served, and what is said about it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -8,12 +7,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from airflow_mlops.core.metrics import Estimate
+from airflow_mlops.core.metrics import Estimate, block_means, standard_error
 from airflow_mlops.core.monitoring.slices import SliceLoss
 from airflow_mlops.core.monitoring.unlabelled import Bins, Guess, past_error
 from airflow_mlops.policy import Decay
 
-BLOCKS = 8
 SHOWN = 3
 """Slices, and waiting windows, that a line names."""
 
@@ -210,10 +208,10 @@ def p_more(losses: NDArray[np.float64], limit: float) -> float:
     """
     from scipy.stats import t
 
-    error = max(float(losses.std(ddof=1)) / math.sqrt(len(losses)), 1e-12)
+    error = max(standard_error(losses), 1e-12)
     return float(t.sf((float(losses.mean()) - limit) / error, len(losses) - 1))
 
 
 def blocks(losses: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the mean of each of the contiguous blocks of a window, in the order of time."""
-    return tuple(float(part.mean()) for part in np.array_split(losses, BLOCKS))
+    return tuple(block_means(losses).tolist())

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from airflow_mlops.core.metrics import BLOCKS, block_means
 from airflow_mlops.policy import Decay
 
 MIN_ROWS = 50
@@ -17,7 +18,6 @@ MIN_ROWS = 50
 VALUES = 10
 """More distinct values than this: numbers are cut at their quartiles, others are pooled."""
 
-BLOCKS = 8
 LETTERS = 40
 Floats = NDArray[np.float64]
 
@@ -158,7 +158,7 @@ def _p_worse(losses: Floats, was: Floats) -> float:
     from scipy.stats import t
 
     limit = 1 + Decay().drop
-    means = [np.array([b.mean() for b in np.array_split(x, BLOCKS)]) for x in (losses, was)]
+    means = [block_means(x) for x in (losses, was)]
     variance = means[0].var(ddof=1) + limit**2 * means[1].var(ddof=1)
     error = max(math.sqrt(variance / BLOCKS), 1e-12)
     difference = float(losses.mean() - limit * was.mean())

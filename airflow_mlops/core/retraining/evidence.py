@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 from airflow_mlops.core.ledger import State
-from airflow_mlops.core.monitoring.performance import ServedWindow
+from airflow_mlops.core.monitoring.served import ServedWindow
 
 Op = Literal["keep", "wait", "ask", "retrain"]
 Burden = Literal["absolute", "better", "not worse"]

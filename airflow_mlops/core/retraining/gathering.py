@@ -7,7 +7,7 @@ from airflow_mlops.core.data.selection import labelled_windows
 from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.ledger import State
 from airflow_mlops.core.monitoring.observations import Observations
-from airflow_mlops.core.monitoring.performance import ServedWindow
+from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.retraining.evidence import Champion, Evidence, gather
 from airflow_mlops.core.training import models

@@ -21,11 +21,11 @@ from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
 from airflow_mlops.core.evaluation.spans import OWN, choose_span, enough
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
-from airflow_mlops.core.metrics import estimates
+from airflow_mlops.core.metrics import BLOCKS, estimates
 from airflow_mlops.core.monitoring.drift.report import DriftReport
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
-from airflow_mlops.core.monitoring.served import BLOCKS, ServedWindow, blocks
+from airflow_mlops.core.monitoring.served import ServedWindow, blocks
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, gather
 from airflow_mlops.core.retraining.history import History

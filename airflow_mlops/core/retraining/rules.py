@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_mlops.core.monitoring.served import ServedWindow, p_more
+from airflow_mlops.core.metrics import standard_error
+from airflow_mlops.core.monitoring.served import p_more
 from airflow_mlops.core.retraining.evidence import Burden, Evidence, moment
 from airflow_mlops.policy import (
     Decay,
@@ -106,7 +107,7 @@ def _probe(word: Probe, e: Evidence, weighed: Weighed) -> Finding:
         return Finding("probe", True, text, "better")
     text = (
         f"a small model of the newest rows would change {newest.metric} by "
-        f"{-newest.gain.mean():+.4f} +- {1.96 * _error(newest):.4f} (asks from "
+        f"{-newest.gain.mean():+.4f} +- {1.96 * standard_error(newest.gain):.4f} (asks from "
         f"{-word.margin * base:+.4f} on, p={weighed.p_value:.2f})"
     )
     return Finding("probe", False, text, "better")
@@ -223,8 +224,3 @@ def _fresh(e: Evidence) -> int:
 def _too_few(e: Evidence, share: float) -> str:
     needed = math.ceil(share * e.champion.training_rows) if e.champion else 0
     return f"{_fresh(e):,} fresh labels, {needed:,} can tell"
-
-
-def _error(window: ServedWindow) -> float:
-    """Standard error of the mean gain, from the block means."""
-    return float(window.gain.std(ddof=1)) / math.sqrt(len(window.gain))

@@ -12,7 +12,8 @@ from sklearn.metrics import brier_score_loss
 from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.metrics import loss_function
-from airflow_mlops.core.monitoring.performance import PerformanceMonitor, ServedWindow
+from airflow_mlops.core.monitoring.performance import PerformanceMonitor
+from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from airflow_mlops.core.monitoring.performance import ServedWindow
+from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, Decision, Evidence, Request
 from airflow_mlops.policy import (

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airflow_mlops.core.ledger import Entry
-from airflow_mlops.core.monitoring.performance import ServedWindow
+from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, Decision, gather, open_request
 from airflow_mlops.core.retraining.record import next_round, record
