@@ -1,7 +1,6 @@
 """Verbs about monitors: what they would find now, here, or have found; nothing is recorded."""
 
 from argparse import Namespace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +63,8 @@ def report(args: Namespace) -> tuple[dict[str, Any], str]:
 def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     """Draw the newest window that was judged, or one by its number."""
     from airflow_mlops.core.monitoring.drift import DriftReport
+    from airflow_mlops.core.monitoring.drift.reference import training_rows
     from airflow_mlops.core.reports.drift import drift_report
-    from airflow_mlops.core.training import models
 
     bodies = [o.body for o in observations.read(args.model, "drift")]
     wanted = [b for b in bodies if args.window in (None, b["window"])]
@@ -74,12 +73,10 @@ def _drift(args: Namespace, state: State, observations: "Observations") -> str:
         msg = f"no finding of drift of {args.model}, window {args.window}; judged were: {judged}"
         raise ConfigurationError(msg)
     body, store = wanted[-1], open_datasets()
-    version = open_models().get(ModelRef.parse(body["model"]))
-    span = (datetime.fromisoformat(version.fact(name)) for name in (models.SINCE, models.UNTIL))
-    before = store.open(DatasetRef.parse(version.fact(models.DATA))).between(*span)
+    before = training_rows(store, open_models().get(ModelRef.parse(body["model"])))
     current = store.open(DatasetRef.parse(body["current"]))
     (window,) = (w for w in current.windows() if w.index == body["window"])
-    now = current.between(*(datetime.fromisoformat(t) for t in (window.start, window.end)))
+    now = current.between(*window.span)
     profiles = before.profile(), now.profile()
     return drift_report(DriftReport.from_dict(body), body["model"], window.index, profiles)
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule, conf
-from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
+from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.hooks.datasets import DatasetHook
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -15,7 +16,7 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 if TYPE_CHECKING:
     from airflow_mlops.core.data.datasets import DatasetStore
     from airflow_mlops.core.deployment.registry import ModelRegistry
-    from airflow_mlops.core.ledger import Entry, Ledger
+    from airflow_mlops.core.ledger import Entry, Ledger, State
     from airflow_mlops.core.monitoring.observations import Observations
     from airflow_mlops.core.training.models import ModelStore
 
@@ -89,6 +90,17 @@ class MlopsOperator(BaseOperator):
         from airflow_mlops.core.deployment.registry import ModelRegistry
 
         return ModelRegistry(self.models(), self.ledger())
+
+    def champion_of(self, state: "State", what: str = "") -> ModelRef:
+        """
+        Return the champion; without one the task is skipped.
+
+        :param what: what it is wanted for, such as ``"to measure"``.
+        """
+        if state.champion is None:
+            msg = " ".join(filter(None, (self.model, "has no champion", what, "yet")))
+            raise AirflowSkipException(msg)
+        return ModelRef(self.model, state.champion)
 
     def entry(self, number: int) -> "Entry":
         """

@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators._base import MlopsOperator
-from airflow_mlops.policy.monitoring import FailOn
-
-FAILS = {"error": ("broken",), "warn": ("broken", "warn"), "never": ()}
-"""Status that fails the task, by ``fail_on``."""
+from airflow_mlops.policy.monitoring import FAILS, FailOn
 
 
 class CheckDependenciesOperator(MlopsOperator):
@@ -108,8 +104,4 @@ class CheckDependenciesOperator(MlopsOperator):
             known = ", ".join(map(repr, FAILS))
             msg = f"fail_on={self.fail_on!r}; known: {known}"
             raise ConfigurationError(msg)
-        champion = self.ledger().state(self.model).champion
-        if champion is None:
-            msg = f"{self.model} has no champion to ask yet"
-            raise AirflowSkipException(msg)
-        return ModelRef(self.model, champion)
+        return self.champion_of(self.ledger().state(self.model), "to ask")

@@ -283,11 +283,8 @@ class ScoreBatchOperator(MlopsOperator):
         """Predict, and write one row per key; rows that break the contract go to quarantine."""
         from airflow_mlops.core.deployment.scoring import score
 
-        champion = self.ledger().state(self.model).champion
-        if champion is None:
-            msg = f"{self.model} has no champion yet"
-            raise AirflowSkipException(msg)
-        ref, version = ModelRef(self.model, champion), DatasetRef.parse(self.snapshot["ref"])
+        ref = self.champion_of(self.ledger().state(self.model))
+        version = DatasetRef.parse(self.snapshot["ref"])
         table, hook = self.datasets().open(version), MlflowHook(self.mlflow_conn_id)
         done = score(
             hook.models(),

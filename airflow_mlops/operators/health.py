@@ -12,6 +12,7 @@ from airflow.sdk import Context, conf
 
 from airflow_mlops.operators._base import MlopsOperator, airflow_url, run_of
 from airflow_mlops.policy import Health, duration
+from airflow_mlops.policy.monitoring import FAILS
 
 if TYPE_CHECKING:
     from airflow_mlops.core.monitoring.health import HealthFinding
@@ -171,7 +172,6 @@ def _all_well(facts: Mapping[str, Any]) -> str:
 def _refuse(status: str, line: str, rules: Health) -> None:
     from airflow_mlops.core.errors import RejectedError
 
-    fatal = {"never": (), "warn": ("warn", "broken"), "error": ("broken",)}[rules.fail_on]
-    if status in fatal:
+    if status in FAILS[rules.fail_on]:
         msg = f"{line} (Health(fail_on={rules.fail_on!r}) fails the task)"
         raise RejectedError(msg)

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.operators._base import MlopsOperator, Xcom
@@ -75,18 +74,11 @@ class DetectDriftOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
-        from airflow_mlops.core.training import models
+        from airflow_mlops.core.monitoring.drift.reference import training_rows
 
-        champion = self.ledger().state(self.model).champion
-        if champion is None:
-            msg = f"{self.model} has no champion to compare with yet"
-            raise AirflowSkipException(msg)
-        ref, store = ModelRef(self.model, champion), self.datasets()
-        version = self.models().get(ref)
-        reference = store.open(DatasetRef.parse(version.fact(models.DATA))).between(
-            datetime.fromisoformat(version.fact(models.SINCE)),
-            datetime.fromisoformat(version.fact(models.UNTIL)),
-        )
+        ref = self.champion_of(self.ledger().state(self.model), "to compare with")
+        store = self.datasets()
+        reference = training_rows(store, self.models().get(ref))
         current = store.open(DatasetRef.parse(self.snapshot["ref"]))
         known = {
             o.subject: dict(o.body) for o in self.observations().read(self.model, "drift", of=ref)
@@ -101,7 +93,7 @@ class DetectDriftOperator(MlopsOperator):
             self.log.info("%s", body["line"])
         return {
             "model": str(ref),
-            "reference": str(version.fact(models.DATA)),
+            "reference": str(reference.table.ref),
             "drifted": drifted,
         }
 
@@ -113,8 +105,7 @@ class DetectDriftOperator(MlopsOperator):
         from airflow_mlops.core.monitoring.drift.arrival import LOOKED, judge_volume
         from airflow_mlops.core.monitoring.drift.record import body_of
 
-        since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
-        rows = current.between(since, until)
+        rows = current.between(*window.span)
         asked = {"columns": self.columns, "engine": self.engine, "alpha": self.alpha}
         report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
         verdict = report.verdict(
@@ -176,7 +167,7 @@ class DetectDriftOperator(MlopsOperator):
         return [
             window
             for window in current.closed()
-            if datetime.fromisoformat(window.end) > first and window.index not in judged - written
+            if window.span[1] > first and window.index not in judged - written
         ]
 
 
@@ -229,11 +220,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
 
         state = self.ledger().state(self.model)
-        champion = state.champion
-        if champion is None:
-            msg = f"{self.model} has no champion to measure yet"
-            raise AirflowSkipException(msg)
-        store = self.datasets()
+        champion, store = self.champion_of(state, "to measure"), self.datasets()
         monitor = PerformanceMonitor(
             store,
             self.models(),
@@ -247,7 +234,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))
-        found = monitor.measure(ModelRef(self.model, champion))
+        found = monitor.measure(champion)
         newest = found.windows[-1] if found.windows else None
         body = found.body(newest) if newest else {"status": "ok", "line": "no labelled window yet"}
         (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
@@ -256,7 +243,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         if newest is not None and body["status"] == "warn":
             self._attach(newest, state)
         return {
-            "model": f"{self.model}@{champion}",
+            "model": str(champion),
             "windows": len(found.windows),
             "newest": None if newest is None else newest.to_dict(),
             "waiting": [str(w) for w in found.waiting],

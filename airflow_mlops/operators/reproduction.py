@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -73,11 +72,7 @@ class ReproduceModelOperator(MlopsOperator):
             msg = f"fail_on={self.fail_on!r}; known: 'differs', 'never'"
             raise ConfigurationError(msg)
         if self.ref in (None, "", "None"):
-            champion = self.ledger().state(self.model).champion
-            if champion is None:
-                msg = f"{self.model} has no champion to make again yet"
-                raise AirflowSkipException(msg)
-            return ModelRef(self.model, champion)
+            return self.champion_of(self.ledger().state(self.model), "to make again")
         ref = ModelRef.parse(str(self.ref))
         if ref.name != self.model:
             msg = f"{ref} is no version of {self.model}; give ref='{self.model}@<version>'"

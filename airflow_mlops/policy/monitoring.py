@@ -1,5 +1,6 @@
 """Words about monitors: what they look at, and what fails a task."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -7,6 +8,13 @@ from airflow_mlops.policy.words import Word, between, duration
 
 FailOn = Literal["error", "warn", "never"]
 """What fails a monitor's task: what is broken; what is uncertain as well; nothing."""
+
+FAILS: Mapping[FailOn, tuple[str, ...]] = {
+    "error": ("broken",),
+    "warn": ("broken", "warn"),
+    "never": (),
+}
+"""Statuses of a finding that fail the task, by ``fail_on``."""
 
 
 def known_fail_on(word: str, fail_on: str) -> None:

@@ -35,6 +35,11 @@ class WindowStats:
     owner: str = ""
     contract: int = 1
 
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """First moment, and end."""
+        return datetime.fromisoformat(self.start), datetime.fromisoformat(self.end)
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:

@@ -56,7 +56,7 @@ class DatasetSource:
     def _batches(self, schema: pa.Schema, since: datetime | None) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(1) as pool:  # Delta's writer reads us: its own thread may not read
             for window in self.table.windows():
-                start, end = (datetime.fromisoformat(t) for t in (window.start, window.end))
+                start, end = window.span
                 if since is None or end > since:
                     part = self.table.between(max(start, since or start), end)
                     yield from pool.submit(part.to_arrow, schema.names).result().to_batches(_BATCH)

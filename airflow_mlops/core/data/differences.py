@@ -130,7 +130,7 @@ def _pairs(one: "Table", two: "Table") -> "list[tuple[WindowStats | None, Window
 
 
 def _rows(table: "Table", window: "WindowStats", columns: list[str]) -> "pa.Table":
-    since, until = (datetime.fromisoformat(edge) for edge in (window.start, window.end))
+    since, until = window.span
     return table.between(since, until).to_arrow(columns)
 
 

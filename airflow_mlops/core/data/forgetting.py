@@ -279,7 +279,7 @@ class _Forgetting:
         place = (window.owner, window.index)
         if place not in done:
             table = self.store.open(DatasetRef(self.name, version))
-            since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
+            since, until = window.span
             rows = table.between(since, until).to_arrow(table.columns(window.contract))
             left = rows.filter(pc.invert(self._is_among(rows))).combine_chunks()
             stored = profiles.from_bytes(self.log.read_file(self.table, window.owner))

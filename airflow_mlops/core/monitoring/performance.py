@@ -48,10 +48,6 @@ class _Cohort:
     served: pa.Table
     labels: tuple[str, int]
 
-    @property
-    def span(self) -> tuple[datetime, datetime]:
-        return datetime.fromisoformat(self.window.start), datetime.fromisoformat(self.window.end)
-
     def waits(self, labelled: int, why: str = "") -> Waiting:
         return Waiting(self.window.index, labelled, self.served.num_rows, why)
 
@@ -146,7 +142,7 @@ class PerformanceMonitor:
         labels = {w.start: (w.digest, w.rows) for w in self.labels.windows()}
         first, last = self.observations.served_span(champion)
         for window in self.data.closed():
-            since, until = (datetime.fromisoformat(t) for t in (window.start, window.end))
+            since, until = window.span
             found = labels.get(window.start, ("", 0))
             old = known.get(window.index)
             same = old is not None and old.labels in ("", found[0])
@@ -178,7 +174,7 @@ class PerformanceMonitor:
         It waits while fewer than 95 % of its predictions have a label, if no labels before it are
         there for the challenger to learn from, or if the metric is not defined on it.
         """
-        (since, until), served = cohort.span, cohort.served
+        (since, until), served = cohort.window.span, cohort.served
         needed = max(COMPLETE * served.num_rows, BLOCKS)
         if cohort.labels[1] < needed:
             return cohort.waits(min(cohort.labels[1], served.num_rows))

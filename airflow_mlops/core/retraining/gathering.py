@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from airflow_mlops.core.data.selection import labelled_windows
 from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.ledger import State
+from airflow_mlops.core.monitoring.dependencies import DependencyReport
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
@@ -100,8 +101,6 @@ class Gathering:
         newest = self.observations.read(self.model, "dependencies", of=ref, last=1) if ref else ()
         if not newest:
             return []
-        body = newest[0].body
-        used = (c for c in body["changes"] if c["used"])
-        found = [f"{c['name']} {c['old'] or 'absent'} -> {c['new'] or 'absent'}" for c in used]
-        answers = body["answers"]
-        return [*found, *([answers["found"]] if answers["verdict"] in ("moved", "fails") else [])]
+        found = DependencyReport.from_dict(newest[0].body)
+        used = [change.text for change in found.changes if change.used]
+        return [*used, *([found.answers.found] if found.status == "broken" else [])]

@@ -128,6 +128,11 @@ class History:
         """Return the rows of a window."""
         return slice(self.bounds[window], self.bounds[window + 1])
 
+    def part(self, window: int) -> pa.Table:
+        """Return the rows of a window, without their labels."""
+        rows = self.span(window)
+        return self.rows.slice(rows.start, rows.stop - rows.start)
+
     def start(self, window: int) -> datetime:
         """Return the time at which a window begins; behind the last one, the end of all rows."""
         row = self.bounds[window]

@@ -50,27 +50,21 @@ class _Replay:
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     models: dict[int, Fit] = field(default_factory=dict)
     served: dict[int, tuple[int, Floats]] = field(default_factory=dict)
-    measured: dict[tuple[int, int], ServedWindow] = field(default_factory=dict)
+    measured: dict[int, ServedWindow] = field(default_factory=dict)
     drift: list[tuple[bool | None, tuple[str, ...]]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     promotions: list[Promotion] = field(default_factory=list)
     decisions: dict[int, Entry] = field(default_factory=dict)
-    refused: int = 0
     trained: int = 0
     reference: Reference | None = None
     contract: Contract | None = None
 
     def __post_init__(self) -> None:
-        self._columns = self.learner.used(self.setting.columns)
+        self.watched = self.learner.used(self.setting.columns)
         first = self.history.rows.slice(0, self.history.bounds[min(self.setting.warmup, 4)])
-        batch = first.select(self._columns).combine_chunks().to_batches()[0]
+        batch = first.select(self.watched).combine_chunks().to_batches()[0]
         self._around = centres(batch)
         self.profile = lru_cache(maxsize=None)(self._profile)
-
-    @property
-    def watched(self) -> list[str]:
-        """Columns that the monitors watch."""
-        return self._columns
 
     @property
     def state(self) -> State:
@@ -125,27 +119,20 @@ class _Replay:
         )
         found = []
         for window in mine:
-            if (champion or 0, window) not in self.measured:
-                learner, predicted = self.learner, self.served[window][1]
-                parts = (predicted, self._probe(window))
-                loss = [blocks(learner.losses(p, window)) for p in parts]
-                since, until = (self.history.start(w).isoformat() for w in (window, window + 1))
-                self.measured[champion or 0, window] = ServedWindow(
-                    f"{self.setting.model}@{champion}",
-                    window,
-                    since,
-                    until,
-                    self.setting.metric,
-                    len(predicted),
-                    loss[0],
-                    loss[1],
-                )
-            found.append(self.measured[champion or 0, window])
+            if window not in self.measured:
+                self.measured[window] = self._measure(window)
+            found.append(self.measured[window])
         return found
 
-    def _probe(self, window: int) -> Floats:
+    def _measure(self, window: int) -> ServedWindow:
+        """Hold what was served against the cheap challenger."""
+        champion, predicted = self.served[window]
+        parts = (predicted, self.learner.probe(window))
         self.trained += 1
-        return self.learner.probe(window)
+        loss, probe = (blocks(self.learner.losses(p, window)) for p in parts)
+        since, until = (self.history.start(w).isoformat() for w in (window, window + 1))
+        model, metric = f"{self.setting.model}@{champion}", self.setting.metric
+        return ServedWindow(model, window, since, until, metric, len(predicted), loss, probe)
 
     def _attempt(self, decision: Entry, window: int, holdout: int) -> Entry:
         """Train, judge and promote; or go back for another round."""
@@ -169,7 +156,6 @@ class _Replay:
             )
             self._promoted(candidate)
             return entry
-        self.refused += 1
         if state.champion is None or verdict.status == "uncertain":
             return entry
         return next_round(self.ledger, entry, decision, by=WHO, rounds=self.setting.rounds)
@@ -179,14 +165,12 @@ class _Replay:
         share, params = float(evidence.get("share", 1.0)), evidence["params"]
         first = self.history.since(holdout, self.setting.span * share)
         fitted = {OWN: self.learner.fit(first, holdout, params=params)}
-        tried = {OWN: first}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)
             rows = slice(self.history.bounds[begin], self.history.bounds[holdout])
-            if begin not in tried.values() and enough(self.history.y[rows]):
-                name = f"x{other:g}"
-                tried[name] = begin
-                fitted[name] = self.learner.fit(begin, holdout, params=params)
+            known = {model.first for model in fitted.values()}
+            if begin not in known and enough(self.history.y[rows]):
+                fitted[f"x{other:g}"] = self.learner.fit(begin, holdout, params=params)
         self.trained += len(fitted) + 1
         losses = {
             name: self.learner.losses(self.learner.predict(model, holdout), holdout)
@@ -228,31 +212,28 @@ class _Replay:
         """The new champion's rows are what drift and contract are measured against."""
         windows = [self.profile(w) for w in range(model.first, model.end)]
         self.reference, self.drift = calibrate(windows), []
-        schema = self.history.rows.select(self._columns).schema
+        schema = self.history.rows.select(self.watched).schema
         self.contract = infer_contract(schema, merge_all(windows))
 
     def _watch(self, window: int) -> None:
         """Look at the rows of a window before their labels are there."""
         if self.reference is None or self.contract is None:
             return
-        found = judge_drift(self.reference, self.profile(window), self._columns, alpha=ALPHA)
+        found = judge_drift(self.reference, self.profile(window), self.watched, alpha=ALPHA)
         report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
         word, drifted = self.setting.policy.trigger(Drift) or Drift(), report.drifted
         verdict = report.verdict(
             share=word.share, important=word.important, weights=word.weights or None
         )
         self.drift.append((verdict.drifted, drifted))
-        rows = self.history.span(window)
-        part = self.history.rows.slice(rows.start, rows.stop - rows.start)
-        _, breaks = row_breaks(self.contract, part, self.history.key)
+        _, breaks = row_breaks(self.contract, self.history.part(window), self.history.key)
         broken = tuple(dict.fromkeys(b.column for b in breaks if b.kind == "null"))
         pairs = (("drift", drifted), ("contract", broken))
         self.alarms += [Alarm(window, monitor, names) for monitor, names in pairs if names]
 
     def _profile(self, window: int) -> Profile:
-        rows, builder = self.history.span(window), ProfileBuilder(self._around)
-        part = self.history.rows.select(self._columns)
-        for batch in part.slice(rows.start, rows.stop - rows.start).to_batches():
+        builder = ProfileBuilder(self._around)
+        for batch in self.history.part(window).select(self.watched).to_batches():
             builder.update(batch)
         return builder.finish()
 
@@ -284,15 +265,14 @@ def simulate(history: History, setting: Setting) -> Simulation:
         lived = time.process_time()
         steps = _steps(replay)
     ended = time.process_time()
-    attempts = [
-        e for e in replay.state.entries if e.op == "retrain" and e.evidence.get("round", 1) == 1
-    ]
+    entries = replay.state.entries
+    attempts = [e for e in entries if e.op == "retrain" and e.evidence.get("round", 1) == 1]
     return Simulation(
         setting.model,
         setting.metric,
         steps,
         sum(e.evidence["trigger"] != "first" for e in attempts),
-        replay.refused,
+        sum(e.op == "refuse" for e in entries),
         replay.trained,
         _promotions(replay),
         tuple(replay.alarms),

@@ -84,9 +84,13 @@ class EnvironmentChange:
     new: str
     used: bool
 
+    @property
+    def text(self) -> str:
+        """What changed, without whom it concerns."""
+        return f"{self.name} {self.old or 'absent'} -> {self.new or 'absent'}"
+
     def __str__(self) -> str:
-        mark = " (used by the model)" if self.used else ""
-        return f"{self.name} {self.old or 'absent'} -> {self.new or 'absent'}{mark}"
+        return f"{self.text} (used by the model)" if self.used else self.text
 
 
 def environment() -> Environment:
