@@ -130,6 +130,12 @@ def from_profiles(folder: str):
     return work
 
 
+def nothing(folder: str):
+    """Import what the stored profiles need, and end: that costs a tenth of a second, too."""
+    from_profiles(folder)
+    return lambda: ""
+
+
 def evidently(folder: str):
     """Let Evidently's default preset judge the same two files."""
     import pandas as pd
@@ -168,6 +174,7 @@ WORKS: dict[str, Callable] = {
     "profiles of raw rows": from_rows,
     "profiles of 10 x the rows": partial(from_rows, before="long", now="long"),
     "stored profiles": from_profiles,
+    "nothing": nothing,
     "Evidently DataDriftPreset": evidently,
 }
 

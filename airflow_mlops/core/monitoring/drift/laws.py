@@ -40,6 +40,11 @@ def kolmogorov_tail(gap: ArrayLike) -> NDArray[np.float64]:
     return np.where(t[:, 0] < 0.2, 1.0, np.clip(tail, 0.0, 1.0))
 
 
+def two_sided_tail(z: float) -> float:
+    """Chance that a standard normal variable lies farther from 0 than ``z``."""
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
 def student_tail(t: float, df: int) -> float:
     """
     Chance that Student's t of ``df`` degrees of freedom exceeds ``t``.

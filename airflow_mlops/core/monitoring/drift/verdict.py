@@ -2,7 +2,8 @@
 Whether a column drifted: an effect that matters *and* a surprise that the past does not explain.
 
 Textbook p-values assume independent rows. Rows of a time series are not, so the reference's own
-windows, each compared with the others, say how far apart windows are when nothing happened.
+windows, each compared with the others, say how far apart windows are when nothing happened. A
+column alone shows weak dependence too seldom: the columns of a table say together whether there is.
 
 Sources: false discovery rate: Benjamini and Hochberg, JRSS B 57(1), 1995; combination of p-values:
 Stouffer et al., The American Soldier, 1949.
@@ -11,13 +12,20 @@ Stouffer et al., The American Soldier, 1949.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 import numpy as np
 
 from airflow_mlops.core.data.profile import Profile, merge_all
 from airflow_mlops.core.errors import NotEnoughDataError
-from airflow_mlops.core.monitoring.drift.checks import Check, Marked, Share, checks, checks_of_each
+from airflow_mlops.core.monitoring.drift.checks import (
+    Check,
+    Lift,
+    Marked,
+    Share,
+    checks,
+    checks_of_each,
+)
 from airflow_mlops.core.monitoring.drift.laws import hypergeometric_tail, student_tail
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift
 
@@ -38,9 +46,14 @@ CALIBRATE_FROM = 5
 
 _PRIOR_WINDOWS, _PRIOR_SPREAD = 5, 0.6
 _AGREES = 1.645
+_MEDIAN = math.sqrt(math.pi / 2)
+"""Standard error of the median of normal scores, as a multiple of that of their mean."""
+
 _NORMAL = NormalDist()
 
-Past = Mapping[tuple[str, str], Sequence[tuple[Share | Marked, ...]]]
+Test = Share | Marked
+Question = tuple[str, str, int]
+"""Column, statistic, and which of the check's tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +62,11 @@ class Reference:
     What normal looks like.
 
     :param whole: sum of the windows.
-    :param past: column and statistic -> tests of each window against the others.
+    :param past: tests of each window against the others, where they correct the textbook.
     """
 
     whole: Profile
-    past: Past
+    past: Mapping[Question, Sequence[Test]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +87,44 @@ def calibrate(windows: Sequence[Profile]) -> Reference:
         msg = "no window to compare with: the reference is empty"
         raise NotEnoughDataError(msg)
     whole = merge_all(windows)
-    past: dict[tuple[str, str], list[tuple[Share | Marked, ...]]] = {}
+    past: dict[Question, list[Test]] = {}
     for name, column in whole.columns.items() if len(windows) >= CALIBRATE_FROM else ():
         for asked in checks_of_each(
             column, [w.columns[name] for w in windows if name in w.columns]
         ):
             for check in asked:
-                past.setdefault((name, check.statistic), []).append(check.tests)
-    return Reference(whole, past)
+                for position, test in enumerate(check.tests):
+                    past.setdefault((name, check.statistic, position), []).append(test)
+    return Reference(whole, _speaking(past))
+
+
+def _speaking(past: Mapping[Question, Sequence[Test]]) -> dict[Question, Sequence[Test]]:
+    """Leave out the shares whose past agrees with the textbook, in the column and in the table."""
+    enough = {question: old for question, old in past.items() if len(old) >= CALIBRATE_FROM}
+    scores = {question: _surprise(old) for question, old in enough.items() if _are_shares(old)}
+    table: dict[tuple[str, int], list[float]] = {}
+    for (_, statistic, position), score in scores.items():
+        table.setdefault((statistic, position), []).append(score)
+    dependent = {
+        kind
+        for kind, found in table.items()
+        if median(found) * math.sqrt(len(found)) > _AGREES * _MEDIAN
+    }
+    return {
+        question: old
+        for question, old in enough.items()
+        if scores.get(question, math.inf) > _AGREES or question[1:] in dependent
+    }
+
+
+def _are_shares(old: Sequence[Test]) -> bool:
+    return isinstance(old[0], Share)
+
+
+def _surprise(old: Sequence[Test]) -> float:
+    """Combine textbook p-values into one normal score; about 0 if the textbook is right."""
+    p = (o.p for o in old if isinstance(o, Share))
+    return sum(-_NORMAL.inv_cdf(min(max(x, 1e-12), 1 - 1e-12)) for x in p) / math.sqrt(len(old))
 
 
 def judge(
@@ -110,8 +153,7 @@ def judge(
             found[name] = ColumnDrift(name, "timestamp", 0.0, 1.0, 1.0, drifted=False)
         else:
             for check in checks(before, now):
-                past = reference.past.get((name, check.statistic), ())
-                asked.append(_Asked(name, check, _p_value(check, past)))
+                asked.append(_Asked(name, check, _p_value(name, check, reference.past)))
     for question, p in zip(asked, _adjusted([a.p for a in asked]), strict=True):
         found[question.column] = _fold(found.get(question.column), question, p, alpha)
     return tuple(found[name] for name in columns if name in found)
@@ -134,26 +176,29 @@ def _fold(before: ColumnDrift | None, asked: _Asked, p: float, alpha: float) -> 
     return replace(telling, reason=reasons)
 
 
-def _p_value(check: Check, past: Sequence[tuple[Share | Marked, ...]]) -> float:
+def _p_value(column: str, check: Check, past: Mapping[Question, Sequence[Test]]) -> float:
     """Smallest p of a check's tests, times their number."""
-    found = []
-    for position, test in enumerate(check.tests):
-        old = [tests[position] for tests in past]
-        if isinstance(test, Share):
-            found.append(_share_p(test, [o for o in old if isinstance(o, Share)]))
-        else:
-            found.append(_marked_p(test, [o for o in old if isinstance(o, Marked)]))
+    found = [
+        _corrected(test, past.get((column, check.statistic, position), ()))
+        for position, test in enumerate(check.tests)
+    ]
     return min(1.0, len(found) * min(found))
 
 
-def _share_p(test: Share, old: Sequence[Share]) -> float:
-    """Keep the textbook p while the past agrees with it; else let the past windows speak too."""
-    if len(old) < CALIBRATE_FROM:
+def _corrected(test: Test, old: Sequence[Test]) -> float:
+    """Let the past windows speak, where they have something to say."""
+    if isinstance(test, Marked):
+        return _marked_p(test, [o for o in old if isinstance(o, Marked)])
+    shares = [o for o in old if isinstance(o, Share)]
+    if not shares:
         return test.p
-    scores = [-_NORMAL.inv_cdf(min(max(o.p, 1e-12), 1 - 1e-12)) for o in old]
-    if sum(scores) <= _AGREES * math.sqrt(len(scores)):
-        return test.p
-    return max(test.p, _predicted(test, old))
+    return max(test.p, (_lifted if isinstance(test, Lift) else _predicted)(test, shares))
+
+
+def _lifted(test: Share, old: Sequence[Share]) -> float:
+    """P-value of a lift: Student's t against the root mean square of past ones."""
+    spread = math.sqrt(sum(o.value**2 * o.rows for o in old) / (len(old) * test.rows))
+    return 2 * student_tail(test.value / spread, len(old)) if spread else 0.0
 
 
 def _predicted(test: Share, old: Sequence[Share]) -> float:
@@ -179,7 +224,7 @@ def _logit(share: np.ndarray) -> np.ndarray:
 
 def _marked_p(test: Marked, old: Sequence[Marked]) -> float:
     """Count bursts instead of rows, as many as the past windows show."""
-    if len(old) < CALIBRATE_FROM:
+    if not old:
         return hypergeometric_tail(test.before, test.reference, test.now, test.current)
     now = np.array([o.now for o in old], float)
     rows = np.array([o.current for o in old], float)

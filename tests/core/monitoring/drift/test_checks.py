@@ -60,6 +60,18 @@ def test_the_gap_agrees_with_kolmogorov_smirnov_at_thirty_shapes(shape, drift):
     assert moved.effect >= gap
 
 
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_the_lift_agrees_with_mann_and_whitney(shape):
+    rng = np.random.default_rng(1)
+    before, now = (SHAPES[shape](rng, n) for n in (3_000, 400))
+    now = DRIFTS["moved"](now, rng)
+    lift = by_name(before, now)["moved"].tests[2]
+    theirs = stats.mannwhitneyu(now, before, use_continuity=False, method="asymptotic")
+    assert lift.value == pytest.approx(abs(2 * theirs.statistic / (3_000 * 400) - 1), abs=2e-3)
+    same = 1.0 if np.isnan(theirs.pvalue) else theirs.pvalue  # one value only: nobody exceeds
+    assert lift.p == pytest.approx(same, rel=0.2, abs=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_p_value_of_the_gap_is_near_scipys(seed):
     rng = np.random.default_rng(seed)

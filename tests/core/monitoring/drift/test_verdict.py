@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
+from airflow_mlops.core.monitoring.drift.checks import Share
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
-from airflow_mlops.core.monitoring.drift.verdict import _adjusted, calibrate, judge
+from airflow_mlops.core.monitoring.drift.verdict import _adjusted, _speaking, calibrate, judge
 
 WEEK = 336
 
@@ -70,18 +71,60 @@ def test_the_week_in_which_the_market_opens_drifts_in_exactly_three_columns():
     assert {c.column for c in found if c.drifted} == {"vicprice", "vicdemand", "transfer"}
 
 
-@pytest.mark.parametrize(("rho", "most"), [(0.0, 2), (0.9, 4)])
-def test_false_alarms_are_rare_even_when_rows_depend_on_each_other(rho, most):
-    rng, alarms = np.random.default_rng(0), 0
+@pytest.mark.parametrize(
+    ("rho", "rows", "past", "columns", "most"),
+    [(0.0, WEEK, 13, 5, 2), (0.4, 100, 26, 10, 1), (0.9, WEEK, 13, 5, 4)],
+)
+def test_false_alarms_are_rare_even_when_rows_depend_on_each_other(rho, rows, past, columns, most):
+    rng, alarms, names = np.random.default_rng(0), 0, list("abcdefghij")[:columns]
     for _ in range(12):
-        noise = rng.normal(size=(20 * WEEK, 5)) * np.sqrt(1 - rho**2)
-        for i in range(1, len(noise)):
-            noise[i] += rho * noise[i - 1]
-        every = windows(pd.DataFrame(noise, columns=list("abcde")), WEEK)
-        known = calibrate(every[:13])
-        for now in every[13:]:
-            alarms += any(c.drifted for c in judge(known, now, "abcde", alpha=0.01))
-    assert alarms <= most  # of 84 windows with five columns each
+        noise = rng.normal(size=((past + 14) * rows, columns)) * np.sqrt(1 - rho**2)
+        noise = signal.lfilter([1], [1, -rho], noise, axis=0)
+        every = windows(pd.DataFrame(noise, columns=names), rows)
+        known = calibrate(every[:past])
+        for now in every[past:]:
+            alarms += any(c.warned for c in judge(known, now, names, alpha=0.01))
+    assert alarms <= most  # of 168 windows
+
+
+def past(p, column="x", position=0, rows=300.0):
+    return {(column, "moved", position): [Share(x, 0.05, rows) for x in p]}
+
+
+EXPECTED = np.linspace(0.05, 0.95, 10)
+
+
+def test_the_textbook_stands_where_the_past_agrees_with_it():
+    assert _speaking(past(EXPECTED)) == {}
+
+
+def test_a_column_whose_windows_differ_more_than_chance_lets_its_past_speak():
+    assert set(_speaking(past(EXPECTED**3))) == {("x", "moved", 0)}
+
+
+def test_what_no_column_shows_alone_all_of_them_show_together():
+    alone = past(EXPECTED**1.4)
+    assert _speaking(alone) == {}
+    together = {k: v for name in "abcdefghij" for k, v in past(EXPECTED**1.4, name).items()}
+    assert set(_speaking(together)) == set(together)
+
+
+def test_two_seasonal_columns_of_ten_do_not_speak_for_the_others():
+    table = {k: v for name in "abcdefgh" for k, v in past(EXPECTED, name).items()}
+    seasonal = {k: v for name in "yz" for k, v in past(EXPECTED**9, name).items()}
+    assert set(_speaking(table | seasonal)) == set(seasonal)
+
+
+def test_a_constant_among_seasonal_columns_may_not_move():
+    season = np.sin(np.arange(13 * WEEK) * 2 * np.pi / (5 * WEEK))
+    frame = pd.DataFrame({"a": season, "b": -season, "c": np.ones(13 * WEEK)})
+    every = windows(frame, WEEK)
+    known = calibrate(every[:12])
+    assert ("c", "moved", 2) in known.past
+    changed = frame.iloc[12 * WEEK :].assign(c=lambda f: 1 + (f.index % 5 == 0))
+    found = {c.column: c for c in judge(known, profiled(changed, every[0]), "abc", alpha=0.01)}
+    assert found["c"].drifted
+    assert not judge(known, every[12], "c", alpha=0.01)[0].warned
 
 
 def normal(rows=336, n=12, seed=0, **columns):
