@@ -30,6 +30,9 @@ EXACT = 1e9
 LISTED = 200
 """Columns that the table names."""
 
+_NO_P = 1e-300
+"""A p-value below may be too small for a float: 0 would be wrong."""
+
 _ORDER = ("drifted", "warn", "ok")
 
 
@@ -47,6 +50,7 @@ def drift_report(body: Mapping[str, Any], profiles: tuple[Profile, Profile]) -> 
     shown = order[:PICTURES]
     quiet = [picture for c in shown if c.status == "ok" for picture in _column(c, *profiles)]
     before, now = (profile.rows for profile in profiles)
+    partly = found.drifted and body.get("reason") and not body["dataset"]
     calm = sum(c.status == "ok" for c in found.columns)
     return page(
         f"Drift of window {body['window']} against {model}",
@@ -60,8 +64,7 @@ def drift_report(body: Mapping[str, Any], profiles: tuple[Profile, Profile]) -> 
                 "it warns from half of that share on. At most "
                 f"{found.alpha:.0%} of windows alarm without a cause, over all columns."
             ),
-            note(f"The dataset: {body['reason']}.") if body.get("reason") else "",
-            *(note(f"Delivery, {f['kind']}: {f['text']}.") for f in body["findings"]),
+            note(f"The dataset did not: {body['reason']}.") if partly else "",
             _table(order[:LISTED]),
             *(part for c in shown if c.status != "ok" for part in _column(c, *profiles)),
             folded(f"{calm} column{'s' * (calm != 1)} did not move", quiet),
@@ -85,7 +88,7 @@ def _table(columns: Sequence[ColumnDrift]) -> str:
                     c.statistic,
                     f"{c.effect:.1%}",
                     f"{c.threshold:.0%}",
-                    float(f"{c.p_value:.1g}"),
+                    float(f"{c.p_value:.1g}") if c.p_value > _NO_P else f"< {_NO_P:g}",
                 ),
             )
             for c in columns

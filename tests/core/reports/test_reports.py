@@ -1,6 +1,7 @@
 """Pages of the reports: well-formed, small, self-contained, and safe to open."""
 
 import html
+import itertools
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -291,6 +292,21 @@ def test_tasks_are_drawn_with_what_went_wrong():
     )
     assert [a.get("class") for n, a in found.tags if n == "circle"].count("alarm") == 2
     assert "disk is full" in found.texts
+
+
+def test_names_on_a_timeline_do_not_lie_upon_each_other():
+    marks = [(float(at), f"retrain, promote {at}") for at in (1, 2, 50, 95, 99)]
+    svg = timeline([Line("main", [0.0, 100.0], [0.0, 1.0])], marks=marks)
+    found = re.findall(r'<text x="([\d.]+)" y="11" text-anchor="(\w+)">([^<]+)<', svg)
+    spans = []
+    for x, anchor, name in found:
+        left = float(x) - (6 * len(name) if anchor == "end" else 0)
+        spans.append((left, left + 6 * len(name)))
+    spans.sort()
+    assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
+    assert spans[-1][1] <= 720
+    assert [name for *_, name in found] == [f"retrain, promote {at}" for at in (99, 50, 2)]
+    assert svg.count('class="mark"') == len(marks)
 
 
 def test_a_timeline_of_one_moment_or_of_nothing_is_drawn():
