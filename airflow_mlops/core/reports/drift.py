@@ -76,7 +76,7 @@ def drift_report(body: Mapping[str, Any], profiles: tuple[Profile, Profile]) -> 
 
 
 def _table(columns: Sequence[ColumnDrift]) -> str:
-    head = ("column", "verdict", "what moved", "share of rows", "limit", "p")
+    head = ("column", "verdict", "looked at", "share of rows", "limit", "p")
     return table(
         head,
         (
