@@ -62,7 +62,6 @@ def report(args: Namespace) -> tuple[dict[str, Any], str]:
 
 def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     """Draw the newest window that was judged, or one by its number."""
-    from airflow_mlops.core.monitoring.drift import DriftReport
     from airflow_mlops.core.monitoring.drift.reference import training_rows
     from airflow_mlops.core.reports.drift import drift_report
 
@@ -77,8 +76,7 @@ def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     current = store.open(DatasetRef.parse(body["current"]))
     (window,) = (w for w in current.windows() if w.index == body["window"])
     now = current.between(*window.span)
-    profiles = before.profile(), now.profile()
-    return drift_report(DriftReport.from_dict(body), body["model"], window.index, profiles)
+    return drift_report(body, (before.profile(), now.profile()))
 
 
 def _performance(args: Namespace, state: State, observations: "Observations") -> str:

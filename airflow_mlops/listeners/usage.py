@@ -82,7 +82,7 @@ class Watch:
             self.spool.remove(self.path)
             return
         self.spool.write(self.path, self.record(usage, self.outcome), ended=True)
-        self._tell_metrics(usage)
+        _quiet(self._tell_metrics)(usage)
         try:
             deliver(self.spool, self.conn_id)
         finally:

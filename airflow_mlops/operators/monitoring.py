@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
     from airflow_mlops.core.data.tables import Slice, Table
     from airflow_mlops.core.ledger import State
-    from airflow_mlops.core.monitoring.drift import DriftReport
     from airflow_mlops.core.monitoring.served import ServedWindow
 
 
@@ -25,10 +24,10 @@ class DetectDriftOperator(MlopsOperator):
     Compare the newest windows with the rows the champion was trained on.
 
     Returns the drifted columns of each new window, once it is complete. Drift is a finding: the
-    task succeeds either way, and the decision weighs it. Skipped while there is no champion. A
-    window that drifted is drawn as a page in the champion's MLflow run. The number of rows is held
-    against the windows before, and the age of the newest row, if there is a clock, against earlier
-    runs.
+    task succeeds either way, and the decision weighs it. Skipped while there is no champion. The
+    number of rows is held against the windows before, and the age of the newest row, if there is a
+    clock, against earlier runs. A window that is not ok is drawn as a page in the champion's MLflow
+    run, and again if its finding changes.
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
@@ -89,6 +88,9 @@ class DetectDriftOperator(MlopsOperator):
         }
         drifted = {str(body["window"]): list(body["drifted"]) for body in found.values()}
         for subject, body in (found | self._fresh(current, known, found)).items():
+            before = known.get(subject, {"status": "ok"})
+            if {body["status"], before.get("status")} != {"ok"}:
+                self._attach(ref, reference, current, body)
             self.observations().record(self.model, "drift", subject, body)
             self.log.info("%s", body["line"])
         return {
@@ -105,8 +107,8 @@ class DetectDriftOperator(MlopsOperator):
         from airflow_mlops.core.monitoring.drift.arrival import LOOKED, judge_volume
         from airflow_mlops.core.monitoring.drift.record import body_of
 
-        rows = current.between(*window.span)
         asked = {"columns": self.columns, "engine": self.engine, "alpha": self.alpha}
+        rows = current.between(*window.span)
         report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
         verdict = report.verdict(
             share=self.share, important=self.important, weights=self.weights or None
@@ -115,8 +117,6 @@ class DetectDriftOperator(MlopsOperator):
         first = max(min(before, default=window.index), window.index - LOOKED)
         past = [before.get(i, 0) for i in range(first, window.index)]
         arrivals = judge_volume(past, window.rows, alpha=self.alpha)
-        if report.drifted:
-            self._attach(ref, window.index, report, (reference, rows))
         return body_of(report, verdict, arrivals, model=str(ref), window=window.index)
 
     def _fresh(
@@ -142,17 +142,19 @@ class DetectDriftOperator(MlopsOperator):
         return {newest: with_arrivals(body | {"lag_s": lag}, [*kept, *late])}
 
     def _attach(
-        self, ref: ModelRef, window: int, report: "DriftReport", slices: tuple["Slice", "Slice"]
+        self, ref: ModelRef, reference: "Slice", current: "Table", body: Mapping[str, Any]
     ) -> None:
-        """Draw a window that drifted."""
+        """Draw a window of which something is to be said, or was."""
         from airflow_mlops.core.reports.drift import drift_report
 
         def draw() -> str:
-            before, now = (part.profile() for part in slices)
-            return drift_report(report, str(ref), window, (before, now))
+            (window,) = (w for w in current.windows() if w.index == body["window"])
+            return drift_report(
+                body, (reference.profile(), current.between(*window.span).profile())
+            )
 
-        name = f"monitoring/drift-{window}.html"
-        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}
+        name = f"monitoring/drift-{body['window']}.html"
+        self.urls = {ReportLink.name: attach_report(self, ref, name, body, draw)}
 
     def _to_judge(
         self, current: "Table", champion: ModelRef, known: Mapping[str, Any]
@@ -176,7 +178,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
     Also the champion before it: the labels of its last window arrive when it serves no more. A
-    window that decayed is drawn as a page in the champion's MLflow run.
+    window that decayed is drawn as a page in the champion's MLflow run, and again if its finding
+    changes.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
@@ -241,7 +244,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         for waiting in found.waiting:
             self.log.info("%s", waiting)
         if newest is not None and body["status"] == "warn":
-            self._attach(newest, state)
+            self._attach(newest, body, state)
         return {
             "model": str(champion),
             "windows": len(found.windows),
@@ -251,7 +254,7 @@ class MeasurePerformanceOperator(MlopsOperator):
             "line": body["line"],
         }
 
-    def _attach(self, newest: "ServedWindow", state: "State") -> None:
+    def _attach(self, newest: "ServedWindow", body: Mapping[str, Any], state: "State") -> None:
         """Draw how the champion did, if its newest window decayed."""
         from airflow_mlops.core.reports.performance import performance_report
 
@@ -265,4 +268,4 @@ class MeasurePerformanceOperator(MlopsOperator):
             return performance_report(self.model, bodies, guesses, state.entries)
 
         name = f"monitoring/performance-{newest.index}.html"
-        self.urls = {ReportLink.name: attach_report(self, ref, name, draw)}
+        self.urls = {ReportLink.name: attach_report(self, ref, name, body, draw)}

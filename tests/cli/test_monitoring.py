@@ -5,6 +5,8 @@ from datetime import datetime
 import pytest
 
 from airflow_mlops.core.monitoring.drift import detect_drift
+from airflow_mlops.core.monitoring.drift.arrival import Arrival
+from airflow_mlops.core.monitoring.drift.record import body_of
 from airflow_mlops.core.monitoring.observations import Observations
 
 pytestmark = pytest.mark.services
@@ -63,12 +65,14 @@ def test_reports_are_pages_of_what_is_on_record(
         datetime.fromisoformat(w.start) for w in (table.windows()[0], table.closed()[7])
     )
     found = detect_drift(table.between(since, middle), table.between(middle), columns=["x", "kind"])
-    body = found.to_dict() | {"model": str(ref), "window": 7}
+    few = Arrival("volume", "168 rows, usually 900 (p 1e-09)")
+    body = body_of(found, found.verdict(), [few], model=str(ref), window=7)
     seen.record(model, "drift", f"{ref}:7", body)
     path = tmp_path / "drift.html"
     done = mlops("report", model, "--drift", "--out", str(path))
     assert (done.code, done.out.startswith(f"{path}: drift of {model}, ")) == (0, True)
-    assert path.read_text("utf-8").count("<svg") == 2
+    page = path.read_text("utf-8")
+    assert (page.count("<svg"), f"<b>warn</b>: {body['line']}</p>" in page) == (2, True)
     done = mlops("report", model, "--drift", "--window", "3")
     assert (done.code, "window 3; judged were: 7" in done.err) == (2, True)
     for name in ("performance", "system", "dependencies"):

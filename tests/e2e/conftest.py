@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.local import Stack
+from tests.e2e.collector import Collector
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,10 +49,12 @@ class World:
     A running stack.
 
     :param mark: holds the process id of the training function; it waits there to be killed.
+    :param collector: where Airflow's metrics go.
     """
 
     stack: Stack
     mark: Path
+    collector: Collector
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +62,21 @@ def world() -> Iterator[World]:
     """The demo's Dag on a stack of its own; the path is short, it has to hold a socket."""
     root = Path(tempfile.mkdtemp(prefix="e2e-"))
     mark = write_project(root)
-    stack = Stack(root / "home", root / "dags")
+    stack, collector = Stack(root / "home", root / "dags"), Collector()
+    (root / "home" / "airflow").mkdir()
+    (root / "home" / "airflow" / "airflow.cfg").write_text("[metrics]\notel_on = True\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(root / "tmp"))  # a killed process leaves its scratch behind
+        patch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", collector.url)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # components outlive what started them, on purpose
                 stack.up()
                 gc.collect()
-            yield World(stack, mark)
+            yield World(stack, mark, collector)
         finally:
             stack.down()
+            collector.close()
             shutil.rmtree(root)
 
 

@@ -27,9 +27,10 @@ MODEL = "electricity"
 def airflow(stack, *arguments):
     """Run a command as a person would; returns exit code and output."""
     program = str(Path(sys.executable).parent / "airflow")
+    no_metrics = {"AIRFLOW__METRICS__OTEL_ON": "False"}  # Airflow speaks of them before the answer
     done = subprocess.run(
         [program, *arguments],
-        env={**os.environ, **stack.env()},
+        env={**os.environ, **stack.env(), **no_metrics},
         capture_output=True,
         text=True,
         check=False,
@@ -65,7 +66,7 @@ def check_one_version(client):
     assert {r.data.tags["airflow.try_number"] for r in runs} == {"1", "2"}
 
 
-def check_usages(stack):
+def check_usages(stack, collector):
     """Each try of each task that ran is on record, the killed and the parked one included."""
     store = Observations(stack.dsn("mlops", user="mlops_task"))
     found = {o.subject: o.body for o in store.read(MODEL, "usage")}
@@ -78,9 +79,30 @@ def check_usages(stack):
     )
     trained = [b for b in found.values() if b["task_id"] == "train" and b["outcome"] == "success"]
     assert all(b["rows"] > 1_000 and b["cpu_s"] > 0 and b["rss_mb"] > 100 for b in trained)
+    check_gauges([b for b in found.values() if b["outcome"] != "killed"], collector)
     looks = [o.body for o in store.read(MODEL, "system")]
     assert looks[-1]["airflow"]["scheduler"] == "healthy"
     assert any("train" in f["what"] and "killed" in f["line"] for b in looks for f in b["findings"])
+
+
+def check_gauges(bodies, collector):
+    """What each try used was sent to the collector as it is on record."""
+    assert any(body["rows_per_s"] for body in bodies)
+    end, missing = time.monotonic() + 30, ["all"]  # they are sent when a process ends
+    while missing and time.monotonic() < end:
+        time.sleep(0.2)
+        missing = [
+            (name, body[name], body["task_id"])
+            for body in bodies
+            for name in ("wall_s", "cpu_s", "rss_mb", "rows_per_s")
+            if body[name] is not None and body[name] not in sent(collector, name, body)
+        ]
+    assert missing == []
+
+
+def sent(collector, name, body):
+    tags = frozenset((tag, body[tag]) for tag in ("model", "dag_id", "task_id"))
+    return collector.gauges[f"airflow.mlops.task.{name}", tags]
 
 
 def check_arrivals(story, stack):
@@ -167,7 +189,7 @@ def test_a_whole_life(world):
         *("request", "retrain", "propose", "promote"),
         "rollback",
     ]
-    check_usages(stack)
+    check_usages(stack, world.collector)
     check_components(stack)
 
 

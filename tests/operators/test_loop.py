@@ -360,7 +360,9 @@ def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
     assert ops(ledger.state(market.name)) == ["retrain"]
 
 
-def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observations, alone):
+def test_a_window_is_judged_once_and_only_when_it_is_complete(
+    market, observations, alone, model_store
+):
     (monitor, _, _), _ = first_champion(market)
     rows, labels = market.weeks.rows, market.weeks.labels
     first, day = 5 * 168, 24
@@ -385,6 +387,13 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observatio
     (again,) = observations.read(market.name, "drift")
     assert (again.subject, again.body["status"]) == (drift.subject, "warn")
     assert "the newest row is 7.0 days old, allowed are 2.0 days" in again.body["line"]
+    champion = model_store.get(ModelRef(market.name, 1)).run_id
+    page = model_store.document(champion, "monitoring/drift-5.html")
+    assert f"<b>warn</b>: {again.body['line']}</p>" in page
+    assert looked.values["t"]["mlops_report_url"].endswith("/monitoring/drift-5.html")
+    run(alone(DetectDriftOperator, snapshot=nothing_new, **late | {"stale": "9d"}))
+    page = model_store.document(champion, "monitoring/drift-5.html")
+    assert f"<b>ok</b>: {drift.body['line']}</p>" in page  # as on record again
 
 
 KNOWN = """

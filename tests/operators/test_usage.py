@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -186,6 +188,53 @@ def test_a_killed_try_is_stored_by_whoever_comes_next(tagged, model, observation
     assert killed["rss_mb"] > 150
     assert "killed after" in killed["line"]
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def metrics(monkeypatch):
+    """``metrics(statsd_on="True", ...)``: Airflow's metrics, as a process of a task begins."""
+    from airflow.sdk._shared.observability.metrics import stats
+    from airflow.sdk.observability.metrics import stats_utils
+
+    def begin(**settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(f"AIRFLOW__METRICS__{name.upper()}", str(value))
+        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+
+    yield begin
+    stats._get_backend().statsd.close()
+    monkeypatch.undo()
+    begin()
+
+
+def test_gauges_reach_statsd_with_their_tags(tagged, model, metrics):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+        address = {"statsd_host": "127.0.0.1", "statsd_port": server.getsockname()[1]}
+        metrics(statsd_on=True, statsd_influxdb_enabled=True, **address)
+        run(tagged(works))
+        found = []
+        while len(found) < 3:  # Airflow's own come between them
+            text = server.recv(1000).decode()
+            found += [text] * text.startswith("airflow.mlops.")
+    tags = f"model={model},dag_id={model}__other,task_id=works"
+    for name, text in zip(("wall_s", "cpu_s", "rss_mb"), found, strict=True):
+        assert re.fullmatch(rf"airflow\.mlops\.task\.{name},{tags}:[0-9.]+\|g", text)
+
+
+def test_metrics_that_cannot_be_set_do_not_keep_a_usage_back(
+    tagged, model, metrics, observations, user_module
+):
+    ours = user_module("""
+        def named(stat):
+            if stat.startswith("mlops."):
+                raise KeyError(stat)
+            return stat
+    """)
+    metrics(statsd_on=True, stat_name_handler=f"{ours}.named")
+    run(tagged(works))
+    assert len(observations.read(model, "usage")) == 1
 
 
 class Ti:

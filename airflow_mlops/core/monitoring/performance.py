@@ -5,9 +5,10 @@ Each labelled window is measured twice: by the predictions that were served, and
 challenger fitted on the newest rows before it. The second number is what no drift test gives.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class PerformanceMonitor:
         self._check_slices()
         known, guesses = self._known(champion)
         fresh, foreseen, waiting = [], [], []
+        holdout = cache(partial(self._holdout, champion))
         for cohort in self._cohorts(champion, known):
             index = cohort.window.index
             if index not in guesses and index not in known:
@@ -95,7 +97,7 @@ class PerformanceMonitor:
                 if guess is not None:
                     guesses[index] = guess
                     foreseen.append(guess)
-            found = self._measured(champion, cohort)
+            found = self._measured(champion, cohort, holdout)
             if isinstance(found, ServedWindow):
                 known[index] = found
                 fresh.append(found)
@@ -167,7 +169,9 @@ class PerformanceMonitor:
             str(champion), window.index, *span, self.metric, len(p), loss, accuracy, len(past)
         )
 
-    def _measured(self, champion: ModelRef, cohort: _Cohort) -> ServedWindow | Waiting:
+    def _measured(
+        self, champion: ModelRef, cohort: _Cohort, holdout: Callable[[], Part | None]
+    ) -> ServedWindow | Waiting:
         """
         Measure one window.
 
@@ -194,7 +198,7 @@ class PerformanceMonitor:
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
         part = rows.filter(pa.array(both))
         try:
-            return self._found(champion, cohort, part, p, probed[both])
+            return self._found(champion, cohort, part, p, probed[both], holdout)
         except NotEnoughDataError as error:
             return cohort.waits(int(both.sum()), str(error))
 
@@ -205,6 +209,7 @@ class PerformanceMonitor:
         rows: Labelled,
         p: NDArray[np.float64],
         probed: NDArray[np.float64],
+        holdout: Callable[[], Part | None],
     ) -> ServedWindow:
         """Put together what one window gives."""
         y, tags = rows.y, self.models.get(champion).tags
@@ -225,7 +230,7 @@ class PerformanceMonitor:
             labelled_until=mark.isoformat() if mark else "",
             base=float(tags[BASE_LOSS]) if BASE_LOSS in tags else None,
             metrics=estimates(self.metric, y, p, seed=0),
-            slices=judge_slices(slices, self._holdout(champion)) if self.slices else (),
+            slices=judge_slices(slices, holdout()) if self.slices else (),
             bins=binned(p, y) if self.metric in PROBABILITIES else (),
         )
 

@@ -1,6 +1,7 @@
 """The report of the drift of one window: every column, as it was in training and as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from airflow_mlops.core.data.profile import (
     NumericProfile,
     Profile,
 )
+from airflow_mlops.core.monitoring.drift.record import with_arrivals
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
 from airflow_mlops.core.reports.page import figure, folded, heading, note, page, table
 from airflow_mlops.core.reports.plots import bars, steps
@@ -20,7 +22,7 @@ FEW = 12
 """A number with at most so many distinct values is drawn as bars."""
 
 PICTURES = 40
-"""Columns that are drawn, drifted ones first."""
+"""Columns that are drawn, drifted ones first, then those that warn."""
 
 EXACT = 1e9
 """Whole numbers up to this are written out."""
@@ -28,37 +30,44 @@ EXACT = 1e9
 LISTED = 200
 """Columns that the table names."""
 
+_NO_P = 1e-300
+"""A p-value below may be too small for a float: 0 would be wrong."""
 
-def drift_report(
-    found: DriftReport, model: str, window: int, profiles: tuple[Profile, Profile]
-) -> str:
+_ORDER = ("drifted", "warn", "ok")
+
+
+def drift_report(body: Mapping[str, Any], profiles: tuple[Profile, Profile]) -> str:
     """
-    Draw what was compared.
+    Draw what was compared; status, line and verdicts are those on record.
 
-    :param found: verdict on the window.
-    :param model: version whose training rows are the reference.
-    :param window: number of the window.
+    :param body: finding of monitor ``drift`` about one window.
     :param profiles: of the reference and of the window.
     """
-    order = sorted(found.columns, key=lambda c: (not c.drifted, c.p_value, -c.effect))
+    # findings from before there were lines
+    body = {**with_arrivals(body, ()), **body}
+    found, model = DriftReport.from_dict(body), body["model"]
+    order = sorted(found.columns, key=lambda c: (_ORDER.index(c.status), c.p_value, -c.effect))
     shown = order[:PICTURES]
-    quiet = [picture for c in shown if not c.drifted for picture in _column(c, *profiles)]
-    rows = [profile.rows for profile in profiles]
-    names = found.some_drifted()
+    quiet = [picture for c in shown if c.status == "ok" for picture in _column(c, *profiles)]
+    before, now = (profile.rows for profile in profiles)
+    partly = found.drifted and body.get("reason") and not body["dataset"]
+    calm = sum(c.status == "ok" for c in found.columns)
     return page(
-        f"Drift of window {window} against {model}",
-        "warn" if found.drifted else "ok",
-        f"drifted: {names}" if names else "no column drifted",
+        f"Drift of window {body['window']} against {model}",
+        body["status"],
+        body["line"],
         [
             note(
-                f"{rows[1]:,} rows of dataset {found.current} against the {rows[0]:,} rows of "
+                f"{now:,} rows of dataset {found.current} against the {before:,} rows of "
                 f"dataset {found.reference} that model {model} has learnt from. A column drifts "
                 "if a share of rows that matters has moved, and its own past does not explain it; "
-                f"at most {found.alpha:.0%} of windows alarm without a cause, over all columns."
+                "it warns from half of that share on. At most "
+                f"{found.alpha:.0%} of windows alarm without a cause, over all columns."
             ),
+            note(f"The dataset did not: {body['reason']}.") if partly else "",
             _table(order[:LISTED]),
-            *(picture for c in shown if c.drifted for picture in _column(c, *profiles)),
-            folded(f"{len(found.columns) - len(found.drifted)} columns did not drift", quiet),
+            *(part for c in shown if c.status != "ok" for part in _column(c, *profiles)),
+            folded(f"{calm} column{'s' * (calm != 1)} did not move", quiet),
             note(f"{len(order) - len(shown)} more columns are not drawn")
             if len(order) > len(shown)
             else "",
@@ -67,7 +76,7 @@ def drift_report(
 
 
 def _table(columns: Sequence[ColumnDrift]) -> str:
-    head = ("column", "verdict", "what moved", "share of rows", "limit", "p")
+    head = ("column", "verdict", "looked at", "share of rows", "limit", "p")
     return table(
         head,
         (
@@ -75,11 +84,11 @@ def _table(columns: Sequence[ColumnDrift]) -> str:
                 c.drifted,
                 (
                     c.column,
-                    "drifted" if c.drifted else "ok",
+                    c.status,
                     c.statistic,
                     f"{c.effect:.1%}",
                     f"{c.threshold:.0%}",
-                    float(f"{c.p_value:.1g}"),
+                    float(f"{c.p_value:.1g}") if c.p_value > _NO_P else f"< {_NO_P:g}",
                 ),
             )
             for c in columns
@@ -89,7 +98,8 @@ def _table(columns: Sequence[ColumnDrift]) -> str:
 
 def _column(found: ColumnDrift, before: Profile, now: Profile) -> list[str]:
     """Draw one column, with the reasons of its verdict."""
-    title = heading(found.column, 3) + (note(found.reason) if found.reason else "")
+    reason = note(f"{found.status}; {found.reason}") if found.reason else ""
+    title = heading(found.column, 3) + reason
     one, two = before.columns.get(found.column), now.columns.get(found.column)
     if one is None or two is None or one.kind != two.kind:
         return [title]

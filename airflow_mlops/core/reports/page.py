@@ -10,6 +10,9 @@ LETTERS = 80
 CELL = 200
 """The same for cells of tables, which hold sentences, too."""
 
+LONG = 40
+"""A cell with more letters is given room, even on a narrow screen."""
+
 STYLE = """
 :root{color-scheme:light dark;--fg:#1c2026;--bg:#fff;--dim:#616975;--line:#d8dce1;--soft:#f4f5f7;
 --before:#8b95a3;--now:#0b66c3;--other:#a3590a;--guess:#7a4fbf;--bad:#c3262d;--good:#1d7a43}
@@ -21,11 +24,11 @@ color:var(--fg);background:var(--bg)}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin:1.8rem 0 .4rem}
 h3{font-size:1rem;margin:1.2rem 0 .2rem}p{margin:.3rem 0}.dim{color:var(--dim)}
 .status{border-left:4px solid var(--good);background:var(--soft);padding:.5rem .8rem;margin:.8rem 0}
-.status.warn,.status.broken{border-color:var(--bad)}
+.status.warn{border-color:var(--other)}.status.broken{border-color:var(--bad)}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem;margin:.4rem 0}
 td,th{border-bottom:1px solid var(--line);padding:.2rem .7rem .2rem 0;text-align:left;
 vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td:first-child{white-space:nowrap}tr.bad td{color:var(--bad)}
+td{white-space:nowrap}td.long{white-space:normal;min-width:16rem}tr.bad td{color:var(--bad)}
 figure{margin:.6rem 0 1rem}svg{width:100%;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}svg .name{fill:var(--fg)}
 .grid{stroke:var(--line)}.axis{stroke:var(--dim)}.before{fill:var(--before);fill-opacity:.45}
@@ -37,6 +40,7 @@ svg text{font:11px system-ui,sans-serif;fill:var(--dim)}svg .name{fill:var(--fg)
 .key{display:inline-block;width:1.6em;height:.7em;margin-right:.35em;
 print-color-adjust:exact}
 .pair{white-space:nowrap;margin-right:1.1em}
+@media(max-width:40rem){svg text{font-size:13px}}
 details{margin:1rem 0}summary{cursor:pointer}
 @media print{body{margin:0;max-width:none;font-size:11px}figure,tr{break-inside:avoid}
 h2,h3{break-after:avoid}.wide{overflow:visible}}
@@ -135,11 +139,14 @@ def moment(text: str) -> str:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else value
-    return f"<td{_right(_is_number(value))}>{escaped(text, CELL)}</td>"
+    kind = _right(_is_number(value)) or ' class="long"' * (len(str(text)) > LONG)
+    return f"<td{kind}>{escaped(text, CELL)}</td>"
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and value.endswith("%"))
+    return isinstance(value, int | float) or (
+        isinstance(value, str) and (value.endswith("%") or value.startswith("< "))
+    )
 
 
 def _right(number: bool) -> str:

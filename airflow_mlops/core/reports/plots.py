@@ -17,6 +17,9 @@ NAMES = 150
 LABELS = 12
 """Marks of a timeline that are named; more of them would lie upon each other."""
 
+LETTER = 7.2
+"""Room that a letter takes, on a narrow screen, where text is larger."""
+
 Floats = NDArray[np.float64]
 
 
@@ -95,7 +98,7 @@ def bars(names: Sequence[str], before: Sequence[float], now: Sequence[float]) ->
         top = TOP + place * (BAR + 5)
         rows.append(
             f'<text class="name" x="{NAMES - 8}" y="{top + 12}" text-anchor="end">'
-            f"{escaped(name[:24])}</text>"
+            f"{escaped(name[:20])}</text>"
             f'<rect class="before" x="{NAMES}" y="{top}" width="{x(was) - NAMES:.1f}" '
             f'height="{BAR}"/><rect class="bar" x="{NAMES}" y="{top + 5}" '
             f'width="{x(share) - NAMES:.1f}" height="{BAR - 10}"/>'
@@ -152,17 +155,18 @@ def _line(line: Line, x: Scale, y: Scale) -> str:
 
 
 def _marks(x: Scale, marks: Sequence[tuple[float, str]], height: int) -> list[str]:
-    """Draw what happened, and name the newest of it."""
+    """Draw what happened, and name it, the newest first, where there is room."""
     found: list[str] = []
-    free = 0.0
-    for place, (at, name) in enumerate(marks):
-        where = x(at)
+    free = float(WIDTH)
+    for place, (at, name) in enumerate(reversed(marks)):
+        where, width = x(at), LETTER * len(name)
         found.append(
             f'<line class="mark" x1="{where}" x2="{where}" y1="{TOP}" y2="{height - BOTTOM}"/>'
         )
-        if len(marks) - place <= LABELS and where > free:
-            anchor = "end" if where > WIDTH - 120 else "start"
-            free = where + 7.0 * len(name)
+        end = where + width > WIDTH
+        left = where - width if end else where
+        if place < LABELS and left >= 0 and left + width <= free:
+            anchor, free = "end" if end else "start", left
             found.append(
                 f'<text x="{where}" y="{TOP - 3}" text-anchor="{anchor}">{escaped(name)}</text>'
             )

@@ -79,13 +79,14 @@ def dependencies_report(
     :param planned: findings about files of pins, oldest first.
     """
     newest = reports[-1].body if reports else {}
+    since = () if newest.get("since") == newest.get("changes") else newest.get("since", ())
     return page(
         f"Dependencies of {model}",
         str(newest.get("status", "ok")),
         str(newest.get("line", "no champion was asked yet")),
         [
             _changes("Changed since training", newest.get("changes", ())),
-            _changes("Changed since the environment before", newest.get("since", ())),
+            _changes("Changed since the environment before", since),
             heading("Files of pins") if planned else "",
             *(note(str(o.body.get("line", o.subject))) for o in planned[-LOOKS:]),
             heading("Environments") if reports else "",

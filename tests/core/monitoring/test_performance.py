@@ -198,6 +198,32 @@ def test_the_challenger_never_sees_the_window_it_is_measured_on(served, monitor)
     assert window[1] - window[0] == timedelta(days=7)
 
 
+def test_the_holdout_is_asked_once_for_all_windows(
+    make_training, model_store, observations, labelled_weeks, monitor, model, tmp_path
+):
+    weeks, calls = labelled_weeks(10), tmp_path / "calls"
+    build = f"""
+    def build(rows):
+        with open({str(calls)!r}, "a") as file:
+            print(rows.id.min(), len(rows), file=file)
+        return rows[["x", "y"]]
+    """
+    training = make_training(build, weeks=weeks)
+    ref = ModelRef.parse(train_model(model_store, training, loss=("brier", BRIER), tags={}).model)
+    part = weeks.rows.slice(7 * 168)
+    key = part["id"].cast(pa.string())
+    out = {"key": key, "observed_at": part["at"], "prediction": pa.array([0.3] * len(part))}
+    observations.write_predictions(ref, pa.table(out), dataset=f"{model}@1", run="r")
+    calls.unlink()
+    found = replace(monitor(), slices=("kind",)).measure(ref).windows
+    assert [len(w.slices) for w in found] == [3, 3, 3]
+    asked = calls.read_text().splitlines()
+    assert asked.count(f"{7 * 168} 168") == 2  # as the first window, and as the hold-out
+    assert len(asked) == 2 * len(found) + 1
+    replace(monitor(), slices=("kind",)).measure(ref)
+    assert calls.read_text().splitlines() == asked  # nothing is new, so nobody is asked
+
+
 def test_the_dataset_refs_are_those_of_the_monitor(served, monitor, model):
     served()
     assert monitor().data.ref == DatasetRef(model, 1)

@@ -1,5 +1,7 @@
 """Pages of the reports: well-formed, small, self-contained, and safe to open."""
 
+import html
+import itertools
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,8 @@ from airflow_mlops.core.data.profile import CategoryProfile, NumericProfile, Pro
 from airflow_mlops.core.data.profiling import ProfileBuilder
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.metrics import Estimate
+from airflow_mlops.core.monitoring.drift.arrival import Arrival
+from airflow_mlops.core.monitoring.drift.record import body_of
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.monitoring.served import Measured, ServedWindow, Waiting
@@ -71,12 +75,16 @@ def profile(**columns):
     return builder.finish()
 
 
-def drift(names, *, drifted=True):
+def drift(names, model="m@1", *, moved=0.3, arrivals=(), **asked):
+    """Return what is on record of a window in which these columns moved."""
     columns = tuple(
-        ColumnDrift(name, "moved", 0.3, 0.1, 1e-9, drifted, "moved: 30.0% of rows")
+        ColumnDrift(
+            name, "moved", moved, 0.1, 1e-9, moved > 0.1, f"moved: {moved:.1%}", moved > 0.05
+        )
         for name in names
     )
-    return DriftReport("d@1", "d@2", "profile", 0.01, columns)
+    report = DriftReport("d@1", "d@2", "profile", 0.01, columns)
+    return body_of(report, report.verdict(**asked), arrivals, model=model, window=7)
 
 
 def test_the_drift_of_a_window_shows_each_column_before_and_now():
@@ -89,23 +97,73 @@ def test_the_drift_of_a_window_shows_each_column_before_and_now():
         )
         for shift, share in ((0, 0.5), (3, 0.9))
     )
-    found = read(drift_report(drift(before.columns), "m@1", 7, (before, now)))
+    found = read(drift_report(drift(before.columns), (before, now)))
     text = " ".join(found.texts)
     assert "Drift of window 7 against m@1" in text
-    assert "drifted: price, few, kind" in text
+    assert "price (moved 30%), few (moved 30%), kind (moved 30%) drifted against" in text
     assert [name for name, _ in found.tags].count("svg") == 3
     assert re.search(r"\ba\s+4\d\.\d% → 9\d\.\d%", text)
 
 
+def quiet_and_warned(**asked):
+    """Return a finding of three columns, one of each status."""
+    both = [drift([name], moved=moved) for name, moved in (("quiet", 0.0), ("warns", 0.07))]
+    columns = [c for body in (*both, drift(["drifts"])) for c in body["columns"]]
+    report = DriftReport.from_dict({**both[0], "columns": columns})
+    arrivals = asked.pop("arrivals", ())
+    return body_of(report, report.verdict(**asked), arrivals, model="m@1", window=7)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        quiet_and_warned(share=0.9),
+        quiet_and_warned(share=0.2),
+        drift(["warns"], moved=0.07),
+        drift(["quiet"], moved=0.0, arrivals=[Arrival("volume", "9 rows, usually 168 (p 1e-9)")]),
+        drift(["quiet"], moved=0.0, arrivals=[Arrival("freshness", "2.0 days old")]),
+        drift(["quiet"], moved=0.0),
+    ],
+    ids=["a column drifted", "dataset", "warns", "volume", "freshness", "ok"],
+)
+def test_the_page_of_a_drift_says_what_is_on_record(body):
+    one = profile(**{c["column"]: [1.0, 2.0] for c in body["columns"]})
+    page = drift_report(body, (one, one))
+    assert f"<b>{body['status']}</b>: {html.escape(body['line'])}</p>" in page
+    found = read(page)
+    for column in body["columns"]:
+        name = found.texts.index(column["column"])
+        assert found.texts[name + 1] == column["status"]
+
+
+def test_a_column_that_warns_is_drawn_before_the_quiet_ones():
+    body = quiet_and_warned()
+    one = profile(**{c["column"]: [1.0, 2.0] for c in body["columns"]})
+    page = drift_report(body, (one, one))
+    order = [page.index(text) for text in ("<h3>drifts", "<h3>warns", "<details>", "<h3>quiet")]
+    assert order == sorted(order)
+    assert "1 column did not move" in page
+
+
+def test_a_finding_from_before_there_were_lines_is_drawn():
+    body = drift(["x"])
+    for name in ("status", "line", "findings", "dataset", "reason", "warned"):
+        del body[name]
+    for name in ("status", "warned"):
+        del body["columns"][0][name]
+    one = profile(x=[1.0, 2.0])
+    assert "<b>warn</b>: window 7: x (moved 30%) drifted" in drift_report(body, (one, one))
+
+
 def test_what_did_not_drift_is_folded_away():
-    page = drift_report(drift(["x"], drifted=False), "m@1", 7, (profile(x=[1.0]), profile(x=[2.0])))
+    page = drift_report(drift(["x"], moved=0.0), (profile(x=[1.0]), profile(x=[2.0])))
     names = [name for name, _ in read(page).tags]
     assert names.index("details") < names.index("svg")
 
 
 def test_hostile_names_and_values_are_text():
     one = profile(**{HOSTILE: pa.array([HOSTILE, "a"] * 9)})
-    found = read(drift_report(drift([HOSTILE]), HOSTILE, 7, (one, one)))
+    found = read(drift_report(drift([HOSTILE], HOSTILE), (one, one)))
     assert any("<script>" in text for text in found.texts)
     window = window_of(
         1, slices=(SliceLoss(HOSTILE, HOSTILE, 60, 0.2, 0.1, 60, 0.01, decayed=True),)
@@ -121,7 +179,7 @@ def test_a_wide_table_with_long_values_stays_small():
     values = {f"{HOSTILE} value {i}": 10 for i in range(1000)}
     columns = {f"{HOSTILE} {i}": CategoryProfile(10_000, 0, 0, values) for i in range(1000)}
     wide = Profile(columns)
-    page = drift_report(drift(columns), "m@1", 1, (wide, wide))
+    page = drift_report(drift(columns), (wide, wide))
     assert "960 more columns are not drawn" in " ".join(read(page).texts)
 
 
@@ -234,6 +292,21 @@ def test_tasks_are_drawn_with_what_went_wrong():
     )
     assert [a.get("class") for n, a in found.tags if n == "circle"].count("alarm") == 2
     assert "disk is full" in found.texts
+
+
+def test_names_on_a_timeline_do_not_lie_upon_each_other():
+    marks = [(float(at), f"retrain, promote {at}") for at in (1, 2, 50, 95, 99)]
+    svg = timeline([Line("main", [0.0, 100.0], [0.0, 1.0])], marks=marks)
+    found = re.findall(r'<text x="([\d.]+)" y="11" text-anchor="(\w+)">([^<]+)<', svg)
+    spans = []
+    for x, anchor, name in found:
+        left = float(x) - (6 * len(name) if anchor == "end" else 0)
+        spans.append((left, left + 6 * len(name)))
+    spans.sort()
+    assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
+    assert spans[-1][1] <= 720
+    assert [name for *_, name in found] == [f"retrain, promote {at}" for at in (99, 50, 2)]
+    assert svg.count('class="mark"') == len(marks)
 
 
 def test_a_timeline_of_one_moment_or_of_nothing_is_drawn():

@@ -11,9 +11,6 @@ Status = Literal["ok", "warn", "drifted"]
 UNJUDGED = ("timestamp", "no profile")
 """Statistics of columns that can never drift: they carry no weight."""
 
-SHOWN = 10
-"""Columns that a line names."""
-
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:
@@ -76,12 +73,6 @@ class DriftReport:
     def drifted(self) -> tuple[str, ...]:
         """Names of the drifted columns, in table order."""
         return tuple(c.column for c in self.columns if c.drifted)
-
-    def some_drifted(self) -> str:
-        """Name the first drifted columns, as a line has room for; empty if there are none."""
-        names = self.drifted
-        more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
-        return ", ".join([*names[:SHOWN], *more])
 
     @property
     def warned(self) -> tuple[str, ...]:
