@@ -38,8 +38,9 @@ class DetectDriftOperator(MlopsOperator):
     :param share: the dataset drifted if the drifted columns carry this much of the weight.
     :param important: columns of which one is enough.
     :param weights: column -> weight; none: all weigh the same.
-    :param now: what the clock of the data says, ISO 8601, such as ``"{{ run_after }}"``; none:
-        the age of the newest row is not judged (templated).
+    :param now: what the clock of the data said when they were looked at, ISO 8601, such as
+        ``"{{ ti.xcom_pull(task_ids='snapshot')['looked_at'] }}"``; none: the age of the newest row
+        is not judged (templated).
     :param stale: age of the newest row that is too old, such as ``"2d"``; none: what is usual.
     """
 
@@ -81,14 +82,16 @@ class DetectDriftOperator(MlopsOperator):
         reference = training_rows(store, self.models().get(ref))
         current = store.open(DatasetRef.parse(self.snapshot["ref"]))
         known = {
-            o.subject: dict(o.body) for o in self.observations().read(self.model, "drift", of=ref)
+            o.subject: dict(o.body)
+            for o in self.observations().read(self.model, "drift", of=ref)
+            if o.body["window"] is not None
         }
         found = {
             f"{ref}:{window.index}": self._body(ref, reference, current, window)
             for window in self._to_judge(current, ref, known)
         }
         drifted = {str(body["window"]): list(body["drifted"]) for body in found.values()}
-        for subject, body in (found | self._fresh(current, known, found)).items():
+        for subject, body in (found | self._fresh(ref, current, known, found)).items():
             self.observations().record(self.model, "drift", subject, body)
             self.log.info("%s", body["line"])
         return {
@@ -120,16 +123,20 @@ class DetectDriftOperator(MlopsOperator):
         return body_of(report, verdict, arrivals, model=str(ref), window=window.index)
 
     def _fresh(
-        self, current: "Table", known: Mapping[str, Any], new: Mapping[str, Any]
+        self, ref: ModelRef, current: "Table", known: Mapping[str, Any], new: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Put the age of the newest row into the newest body, of an earlier run if need be."""
-        from airflow_mlops.core.monitoring.drift.arrival import Arrival, clock, judge_freshness
-        from airflow_mlops.core.monitoring.drift.record import with_arrivals
+        """
+        Put the age of the newest row into the newest body, of an earlier run if need be.
 
-        bodies = {**known, **new}
-        if not self.now or not bodies or current.watermark is None:
+        While no window of this champion is complete, it is a finding without a window.
+        """
+        from airflow_mlops.core.monitoring.drift.arrival import Arrival, clock, judge_freshness
+        from airflow_mlops.core.monitoring.drift.record import body_before, with_arrivals
+
+        if not self.now or current.watermark is None:
             return {}
-        newest = max(bodies, key=lambda subject: bodies[subject]["window"])
+        bodies = {**known, **new} or {f"{ref}:": body_before(str(ref))}
+        newest = max(bodies, key=lambda subject: bodies[subject]["window"] or 0)
         body, now = bodies.pop(newest), clock(self.now)
         past = [b["lag_s"] for b in bodies.values() if b.get("lag_s") is not None]
         limit = duration(self.stale) if self.stale else None

@@ -1,6 +1,8 @@
 """The whole loop on ``dag.test()``: what the three Dags of a lifecycle leave behind."""
 
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -385,6 +387,31 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observatio
     (again,) = observations.read(market.name, "drift")
     assert (again.subject, again.body["status"]) == (drift.subject, "warn")
     assert "the newest row is 7.0 days old, allowed are 2.0 days" in again.body["line"]
+
+
+def test_a_table_that_may_not_be_stale_is_judged_by_the_clock_of_its_snapshot(market, observations):
+    (monitor, _, _), _ = first_champion(market, data=replace(market.table, stale="2h"))
+    rows = market.weeks.rows
+    market._copy(market.name, rows.slice(5 * 168, 24))
+    quiet = run(monitor, at=NOON)
+    (before,) = observations.read(market.name, "drift")
+    says = (
+        rf"no window is complete since {market.name}@1 serves; the newest row is [0-9.]+ days old"
+    )
+    assert re.match(says, before.body["line"])
+    assert before.body["status"] == "warn"
+    assert quiet.value("decide")["drifted"] == []
+
+    market._copy(market.name, rows.slice(5 * 168 + 24, 144))
+    market.execute("insert into {} select 5000, now(), 0, 0, 'a'")
+    monitor.get_task("drift").stale = "10m"
+    fresh, again = (run(monitor, at=NOON.replace(day=9)) for _ in range(2))
+    assert fresh.state == again.state == "success"
+    looked = fresh.value("snapshot")["looked_at"]
+    assert fresh.rendered["drift"]["now"] == again.rendered["drift"]["now"] == looked
+    _, after = observations.read(market.name, "drift")
+    assert (after.body["findings"], after.body["window"]) == ([], 5)
+    assert 0 <= after.body["lag_s"] + 1 < 60
 
 
 KNOWN = """
