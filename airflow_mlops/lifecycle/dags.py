@@ -79,6 +79,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             label_column=life.data.label,
             metric=life.metric,
             slices=list(life.slices),
+            challenger=life.policy.challenger,
             **common,
         )
         decide = _decide(life, rows, labels, contract.output, common)

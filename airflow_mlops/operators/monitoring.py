@@ -191,6 +191,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     :param metric: per-row loss.
     :param slices: columns of the rows, such as ``("day",)``: parts of the rows that got worse than
         in the champion's hold-out are named; each needs 50 rows in both (templated).
+    :param challenger: ``module:function`` of ``fit(X, y, *, seed) -> estimator``: a model of the
+        newest rows beside which the champion is measured; none: 30 small trees (templated).
     """
 
     template_fields = (
@@ -200,6 +202,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         "label_column",
         "metric",
         "slices",
+        "challenger",
     )
     operator_extra_links = (ReportLink(),)
 
@@ -211,6 +214,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         label_column: str,
         metric: str = "brier",
         slices: Sequence[str] = (),
+        challenger: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -219,6 +223,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         self.label_column = label_column
         self.metric = metric
         self.slices = slices
+        self.challenger = challenger
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -238,6 +243,7 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.metric,
             loss_function(self.metric),
             tuple(self.slices),
+            self.challenger,
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))

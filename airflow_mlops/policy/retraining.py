@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from airflow_mlops.policy.words import Word, between, duration
+from airflow_mlops.policy.words import Word, between, duration, function_name
 
 _SUSTAINED = re.compile(r"(?P<n>[0-9]+) of (?P<m>[0-9]+)")
 _BUDGET = re.compile(r"(?P<count>[0-9]+) per (?P<span>.+)")
@@ -46,14 +46,19 @@ class Probe(Trigger):
         backtest.
     :param alpha: one-sided error rate of the test.
     :param min_rows: labelled rows a window needs to be tested.
+    :param challenger: ``module:function`` of ``fit(X, y, *, seed) -> estimator``, a cheap one, in
+        place of 30 small trees; ``X`` are the champion's features, ``seed`` is 0.
     """
 
     metric: str = "brier"
     margin: float = 0.05
     alpha: float = 0.05
     min_rows: int = 50
+    challenger: str | None = None
 
     def __post_init__(self) -> None:
+        if self.challenger is not None:
+            function_name("Probe challenger", self.challenger)
         between("Probe alpha", self.alpha, 1e-6, 0.5)
         between("Probe margin", self.margin, 0.0, 10.0)
 
@@ -65,11 +70,15 @@ class Regret(Trigger):
 
     :param limit: loss of the champion beyond the challenger's, summed over the served windows, in
         windows of the champion's loss in its own backtest.
+    :param challenger: as in :class:`Probe`; both have the same one, named in either.
     """
 
     limit: float = 0.5
+    challenger: str | None = None
 
     def __post_init__(self) -> None:
+        if self.challenger is not None:
+            function_name("Regret challenger", self.challenger)
         between("Regret limit", self.limit, 1e-6, 1e6)
 
 
@@ -242,6 +251,9 @@ class Retrain(Word):
     def __post_init__(self) -> None:
         duration(self.cooldown)
         self.limit()
+        if len(named := self._challengers()) > 1:
+            msg = f"a policy has one challenger, not {' and '.join(map(repr, named))}; name one"
+            raise ValueError(msg)
 
     def limit(self) -> tuple[int, timedelta]:
         """Return the budget as a count and a span."""
@@ -254,6 +266,15 @@ class Retrain(Word):
             msg = f"a budget of {self.budget!r} allows nothing; leave the triggers out instead"
             raise ValueError(msg)
         return count, duration(match["span"])
+
+    @property
+    def challenger(self) -> str | None:
+        """The user's own challenger, ``module:function``, if there is one."""
+        return next(iter(self._challengers()), None)
+
+    def _challengers(self) -> list[str]:
+        words = (t for t in self.triggers if isinstance(t, Probe | Regret))
+        return sorted({word.challenger for word in words if word.challenger is not None})
 
     def trigger(self, kind: type[_Trigger]) -> "_Trigger | None":
         """Return the trigger of this kind, if the policy has one."""

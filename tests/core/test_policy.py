@@ -42,8 +42,8 @@ WORDS = (
     Sql("select * from rows", {"weather": "w"}, {"labels": "7d"}),
     Arrival("10m"),
     Window("182d", "7d", (0.5,)),
-    Probe("log_loss", 0.1, 0.01, 60),
-    Regret(1.0),
+    Probe("log_loss", 0.1, 0.01, 60, "a.b:fit"),
+    Regret(1.0, "a.b:fit"),
     Growth(2.0),
     Drift("3 of 5", 0.2, 0.5, ("price",), {"price": 2.0, "load": 1.0}),
     NewRows(500),
@@ -97,6 +97,18 @@ def test_every_word_is_tested_here():
         (lambda: Probe(alpha=0), "alpha.*not 0"),
         (lambda: Probe(alpha=0.6), "between 1e-06 and 0.5, not 0.6"),
         (lambda: Probe(margin=-0.1), "margin.*-0.1"),
+        (
+            lambda: Probe(challenger="a.fit"),
+            "challenger is 'a.fit'; it has to be 'module:function'",
+        ),
+        (lambda: Probe(challenger="a b:fit"), "'a b:fit'"),
+        (lambda: Probe(challenger="a:b:c"), "'a:b:c'"),
+        (lambda: Probe(challenger=len), "built-in function len"),
+        (lambda: Regret(challenger=""), "Regret challenger is ''"),
+        (
+            lambda: Retrain((Probe(challenger="a:f"), Regret(challenger="b:f"))),
+            "a policy has one challenger, not 'a:f' and 'b:f'",
+        ),
         (lambda: Regret(0), "Regret limit"),
         (lambda: Growth(1.0), "Growth factor.*1.01"),
         (lambda: Growth(float("nan")), "Growth factor"),
@@ -156,6 +168,13 @@ def test_a_trigger_is_found_by_its_kind():
     policy = Retrain((Growth(2.0), OnRequest()))
     assert policy.trigger(Growth) == Growth(2.0)
     assert policy.trigger(Probe) is None
+
+
+def test_a_challenger_is_named_by_either_of_those_who_ask_it():
+    named = Regret(challenger="a:f")
+    assert Retrain((Probe(), named)).challenger == "a:f"
+    assert Retrain((Probe(challenger="a:f"), named)).challenger == "a:f"
+    assert Retrain().challenger is None
 
 
 def test_what_is_known_later_has_to_be_an_input():

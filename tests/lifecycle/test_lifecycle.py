@@ -166,7 +166,7 @@ class TestDags:
                 metric="log_loss",
                 gates=gates,
                 rounds=3,
-                retrain=[words.Growth(2.0)],
+                retrain=[words.Growth(2.0), words.Regret(challenger="code.train:quick")],
                 cooldown="3d",
                 budget="2 per 10d",
                 approve=words.Approval(by=["ann", "bob"], within="36h"),
@@ -185,6 +185,7 @@ class TestDags:
         decide = dags["monitor"].get_task("decide").policy
         assert words.Retrain.from_dict(decide) == life.policy
         assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
+        assert dags["monitor"].get_task("performance").challenger == "code.train:quick"
         checked = dags["monitor"].get_task("contract")
         assert (checked.fail_on, checked.fail_kinds) == ("warn", ("null",))
         asked = dags["monitor"].get_task("dependencies")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.metrics import loss_function
-from airflow_mlops.core.monitoring.challenger import ROWS, challenge
+from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
@@ -51,6 +51,7 @@ class Learner:
     setting: Setting
     functions: Functions
     frame: "pd.DataFrame"
+    own: Own | None = None
 
     @classmethod
     def load(cls, history: History, setting: Setting, folder: Path) -> Self:
@@ -58,6 +59,7 @@ class Learner:
         Import the user's functions, and build the features of all rows.
 
         :param folder: scratch folder for the code.
+        :raises UserCodeError: if one of them is missing or fails.
         """
         name, ends = setting.model, (history.times[0], history.times[-1])
         span = [moment.isoformat() for moment in ends]
@@ -70,6 +72,8 @@ class Learner:
         )
         if setting.metric in PROBABILITIES:
             rows.check_classes()
+        named = setting.policy.challenger
+        own = Own.load(named, folder / "challenger") if named else None
         functions = Functions.load(
             rows,
             setting.features,
@@ -78,7 +82,7 @@ class Learner:
             params=setting.params,
             seed=setting.seed,
         )
-        return cls(history, setting, functions, functions.built())
+        return cls(history, setting, functions, functions.built(), own)
 
     def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
         """Fit on windows ``first`` to ``end``, ``end`` excluded."""
@@ -106,7 +110,11 @@ class Learner:
         return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
 
     def probe(self, window: int) -> Floats:
-        """Ask the cheap challenger of the newest rows before a window."""
+        """
+        Ask the cheap challenger of the newest rows before a window.
+
+        :raises UserCodeError: if it is the user's own, and fails.
+        """
         asked = self.history.span(window)
         learn = slice(max(0, asked.start - ROWS), asked.start)
         return challenge(
@@ -115,6 +123,7 @@ class Learner:
             self.frame.iloc[asked],
             metric=self.setting.metric,
             name=self.setting.features.name,
+            own=self.own,
         )
 
     def _rows(self, first: int, end: int) -> slice:

@@ -152,7 +152,7 @@ class Functions:
 
         :raises UserCodeError: if ``build`` fails.
         """
-        return _call(self.features.name, self.build, rows)
+        return called(self.features.name, self.build, rows)
 
     def _built(self, rows: Labelled) -> "pd.DataFrame":
         name, frame = self.features.name, self.features_of(rows.frame)
@@ -191,7 +191,7 @@ class Functions:
         :raises UserCodeError: if ``fit`` fails, or returns nothing that predicts.
         """
         name = self.train.name
-        estimator = _call(name, self.fit, features, y, seed=self.seed, **self.params)
+        estimator = called(name, self.fit, features, y, seed=self.seed, **self.params)
         if not hasattr(estimator, "predict"):
             msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
             raise UserCodeError(msg)
@@ -199,7 +199,7 @@ class Functions:
 
     def answers(self, estimator: Any, features: "pd.DataFrame") -> Any:
         """Predict from features: of a classifier, the probability of the second class."""
-        return _call(f"what {self.train.name} fitted", _predict, estimator, features)
+        return called(f"what {self.train.name} fitted", predicted, estimator, features)
 
     def _check_deterministic(
         self, features: "pd.DataFrame", y: NDArray[np.float64], estimator: Any = None
@@ -242,8 +242,14 @@ def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
     return np.allclose(x, y, rtol=0.0, atol=near * size, equal_nan=True)
 
 
-def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Call a function of the user; whatever it raises becomes an error that names it."""
+def called(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """
+    Call a function of the user; whatever it raises becomes an error that names it.
+
+    :param name: what it is called in the error.
+    :param function: the function, called with ``values`` and ``named``.
+    :raises UserCodeError: if it fails.
+    """
     try:
         return function(*values, **named)
     except MlopsError:
@@ -256,7 +262,12 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -
         raise UserCodeError(msg) from error
 
 
-def _predict(estimator: Any, features: "pd.DataFrame") -> Any:
+def predicted(estimator: Any, features: "pd.DataFrame") -> Any:
+    """
+    Predict from features: of a classifier, the probability of the second class.
+
+    :raises NotEnoughDataError: if it knows more or fewer than two classes.
+    """
     if not hasattr(estimator, "predict_proba"):
         return estimator.predict(features)
     chances = estimator.predict_proba(features)

@@ -11,12 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.core.data.features import archive
-from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, RejectedError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    NotEnoughDataError,
+    RejectedError,
+    UserCodeError,
+)
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
-from airflow_mlops.policy import AtLeast, Loads, NotWorse, Retrain, Schedule
+from airflow_mlops.policy import AtLeast, Loads, NotWorse, Probe, Retrain, Schedule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 120
@@ -95,6 +100,42 @@ def test_a_turned_relation_is_answered_by_a_retrain_that_pays(history, setting):
     assert later[0].window > TURN  # a model that has not seen the turn is not promoted for it
     assert later[0].gain > 0
     assert found.loss() < 0.7 * found.loss("never")
+
+
+OWN = """
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+
+def fit(X, y, *, seed):
+    assert list(X) == ["x", "z"] and seed == 0
+    return LogisticRegression(random_state=seed).fit(X, y)
+
+def naive(X, y, *, seed):
+    return DummyClassifier().fit(X, y)
+
+def broken(X, y, *, seed):
+    raise ValueError("no")
+"""
+
+
+def test_a_policy_may_bring_its_own_challenger(history, setting, user_module):
+    name = user_module(OWN)
+
+    def asked(function):
+        probe = Probe(challenger=f"{name}:{function}")
+        policy = Retrain((probe, Schedule("70d")), cooldown="5d", budget="9 per 30d")
+        return [
+            s.window
+            for s in simulate(history(), setting(policy=policy)).steps
+            if s.trigger == "probe"
+        ]
+
+    assert asked("fit")[0] == TURN + 1
+    assert asked("naive")[0] == TURN  # it saw nothing, and beats whom the turn misleads
+    with pytest.raises(UserCodeError, match=f"challenger {name}:broken raised ValueError: no"):
+        asked("broken")
+    with pytest.raises(UserCodeError, match=f"challenger {name}:gone: .* defines no function"):
+        asked("gone")
 
 
 def test_labels_that_come_late_delay_the_answer_by_as_much(history, setting):
