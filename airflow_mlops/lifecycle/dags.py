@@ -113,7 +113,7 @@ def _schedule(life: "Lifecycle") -> Any:
 def _drift(life: "Lifecycle") -> dict[str, Any]:
     """When a window counts as drifted, in the words of the policy."""
     word = life.policy.trigger(Drift) or Drift()
-    weights = None if word.weights is None else dict(word.weights)
+    weights = dict(word.weights) if isinstance(word.weights, Mapping) else word.weights
     return {"share": word.share, "important": list(word.important), "weights": weights}
 
 
@@ -243,6 +243,7 @@ def _train(life: "Lifecycle") -> DAG:
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
+            importance=_drift(life)["weights"] == "importance",
             inlets=[life.asset("data"), life.asset("request")],
             **common,
         )

@@ -11,6 +11,7 @@ from airflow_mlops.operators._base import MlopsOperator, Xcom
 from airflow_mlops.operators._reports import attach_report
 from airflow_mlops.operators.links import ReportLink
 from airflow_mlops.policy import duration
+from airflow_mlops.policy.retraining import Weights
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
@@ -37,7 +38,8 @@ class DetectDriftOperator(MlopsOperator):
     :param alpha: rate of false alarms, per window and over all columns; of warnings, too.
     :param share: the dataset drifted if the drifted columns carry this much of the weight.
     :param important: columns of which one is enough.
-    :param weights: column -> weight; none: all weigh the same.
+    :param weights: column -> weight; ``"importance"``: those that the champion's training measured
+        (``TrainModelOperator(importance=True)``); none: all weigh the same.
     :param now: what the clock of the data said when they were looked at, ISO 8601, such as
         ``"{{ ti.xcom_pull(task_ids='snapshot')['looked_at'] }}"``; none: the age of the newest row
         is not judged (templated).
@@ -56,7 +58,7 @@ class DetectDriftOperator(MlopsOperator):
         alpha: float = 0.01,
         share: float = 0.3,
         important: Sequence[str] = (),
-        weights: Mapping[str, float] | None = None,
+        weights: Weights = None,
         now: str | None = None,
         stale: str | None = None,
         **kwargs: Any,
@@ -86,9 +88,12 @@ class DetectDriftOperator(MlopsOperator):
             for o in self.observations().read(self.model, "drift", of=ref)
             if o.body["window"] is not None
         }
+        windows = self._to_judge(current, ref, known)
+        asks = bool(windows) and self.weights == "importance"
+        importance = self.models().about(ref).get("importance", {}) if asks else {}
         found = {
-            f"{ref}:{window.index}": self._body(ref, reference, current, window)
-            for window in self._to_judge(current, ref, known)
+            f"{ref}:{window.index}": self._body(ref, reference, current, window, importance)
+            for window in windows
         }
         drifted = {str(body["window"]): list(body["drifted"]) for body in found.values()}
         for subject, body in (found | self._fresh(ref, current, known, found)).items():
@@ -101,7 +106,12 @@ class DetectDriftOperator(MlopsOperator):
         }
 
     def _body(
-        self, ref: ModelRef, reference: "Slice", current: "Table", window: "WindowStats"
+        self,
+        ref: ModelRef,
+        reference: "Slice",
+        current: "Table",
+        window: "WindowStats",
+        importance: Mapping[str, float],
     ) -> dict[str, Any]:
         """Compare one window with the training rows, and its rows with those before it."""
         from airflow_mlops.core.monitoring.drift import detect_drift
@@ -112,7 +122,10 @@ class DetectDriftOperator(MlopsOperator):
         asked = {"columns": self.columns, "engine": self.engine, "alpha": self.alpha}
         report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
         verdict = report.verdict(
-            share=self.share, important=self.important, weights=self.weights or None
+            share=self.share,
+            important=self.important,
+            weights=self.weights or None,
+            importance=importance,
         )
         before = {w.index: w.rows for w in current.windows() if w.index < window.index}
         first = max(min(before, default=window.index), window.index - LOOKED)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from airflow_mlops.policy.words import Word, between, duration, function_name
 
@@ -28,6 +28,10 @@ def counts(word: str, sustained: str) -> tuple[int, int]:
         msg = f"{word} sustained must be 'n of m' with 1 <= n <= m, not {sustained!r}"
         raise ValueError(msg)
     return n, m
+
+
+Weights = Mapping[str, float] | Literal["importance"] | None
+"""Weight of each column; or what the champion's training measured; or all the same."""
 
 
 class Trigger(Word):
@@ -105,19 +109,24 @@ class Drift(Trigger):
     :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
     :param share: a window drifted if the columns that did carry this much of the weight, 0 to 1.
     :param important: columns of which one is enough.
-    :param weights: column -> weight, such as its importance; ``None``: all weigh the same.
+    :param weights: column -> weight; ``"importance"``: how much the champion's loss rises when that
+        column is permuted, which its training then measures; ``None``: all weigh the same.
     """
 
     sustained: str = "2 of 3"
     fresh: float = 0.10
     share: float = 0.3
     important: tuple[str, ...] = ()
-    weights: Mapping[str, float] | None = None
+    weights: Weights = None
 
     def __post_init__(self) -> None:
         counts("Drift", self.sustained)
         between("Drift share", self.share, 0.0, 1.0)
-        for name, weight in (self.weights or {}).items():
+        if isinstance(self.weights, str) and self.weights != "importance":
+            msg = f"Drift weights is {self.weights!r}; known: 'importance', or a weight by column"
+            raise ValueError(msg)
+        named = self.weights if isinstance(self.weights, Mapping) else {}
+        for name, weight in named.items():
             between(f"Drift weight of {name!r}", weight, 0.0, 1e9)
 
     @property

@@ -145,6 +145,12 @@ class TestDags:
             assert asked.stale == "2h"
             assert "now" in asked.template_fields
 
+    def test_columns_weigh_by_importance_if_training_measures_it(self, policy):
+        dags = by_stage(Lifecycle(**policy(retrain=[words.Drift(weights="importance")])))
+        assert dags["train"].get_task("train").importance is True
+        assert dags["monitor"].get_task("drift").weights == "importance"
+        assert by_stage(Lifecycle(**policy()))["train"].get_task("train").importance is False
+
     def test_a_schedule_by_arrival_is_an_asset_that_watches_the_table(self, policy):
         made = by_stage(Lifecycle(**policy(schedule=words.Arrival("90s"))))["monitor"]
         (asset,) = made.timetable.asset_condition.objects

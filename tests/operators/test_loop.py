@@ -20,7 +20,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.deployment import PromoteModelOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
-from airflow_mlops.policy import Sql
+from airflow_mlops.policy import Drift, OnRequest, Sql
 from tests.conftest import MONDAY, WEEK
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
@@ -363,7 +363,8 @@ def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
 
 
 def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observations, alone):
-    (monitor, _, _), _ = first_champion(market)
+    words = [OnRequest(), Drift(weights="importance")]
+    (monitor, _, _), _ = first_champion(market, retrain=words)
     rows, labels = market.weeks.rows, market.weeks.labels
     first, day = 5 * 168, 24
     found = []
@@ -378,6 +379,7 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(market, observatio
     assert len(observations.served(market.name)) == 168
     (drift,) = observations.read(market.name, "drift")
     assert (drift.body["status"], drift.body["dataset"]) == ("ok", False)
+    assert drift.body["reason"].endswith("0% of the weight; 30% is enough")  # it knows importances
     assert drift.body["line"] == f"window 5: no column drifted against what {market.name}@1 saw"
 
     late = {"now": (MONDAY + 7 * WEEK).isoformat(), "stale": "2d"}

@@ -1,7 +1,7 @@
 """Models of a simulation: fitted and asked in this process, never stored."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +16,7 @@ from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
-from airflow_mlops.policy import PROBABILITIES
+from airflow_mlops.policy import PROBABILITIES, Drift
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +35,14 @@ class Fit:
     :param first: first window it learnt from.
     :param end: window behind the last one it learnt from.
     :param base: loss of its own backtest.
+    :param importance: what each column is worth to it, if the policy asks.
     """
 
     estimator: Any
     first: int
     end: int
     base: float = 0.0
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ class Learner:
         return Fit(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
 
     def based(self, model: Fit) -> Fit:
-        """Measure a model's own backtest."""
+        """Measure a model's own backtest, and what the columns are worth if the policy asks."""
         rows = self._rows(model.first, model.end)
         part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
         loss = loss_function(self.setting.metric)
-        return replace(model, base=part.backtest(self.frame.iloc[rows], loss))
+        word = self.setting.policy.trigger(Drift)
+        asks = word is not None and word.weights == "importance"
+        tested = part.backtest(self.frame.iloc[rows], loss, importance=asks)
+        return replace(model, base=tested.loss, importance=tested.importance)
 
     def predict(self, model: Fit, window: int) -> Floats:
         """Predict the rows of a window."""

@@ -7,7 +7,7 @@ archives, never from the author's import path.
 
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,6 +24,7 @@ from airflow_mlops.core.training.fingerprints import (
     frame_digest,
     precision,
 )
+from airflow_mlops.core.training.importance import importances, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,19 @@ class Fitted:
     estimator: Any
     steps: Mapping[str, str]
     answers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """
+    What a model of the first three quarters does on the last one.
+
+    :param loss: mean loss.
+    :param importance: column -> how much the loss rises when it is permuted; empty: not measured.
+    """
+
+    loss: float
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +118,32 @@ class Functions:
         self._check_rows_alone(frame)
         return frame
 
-    def backtest(self, features: "pd.DataFrame", loss: Loss) -> float:
-        """Fit the first three quarters, and return the mean loss on the last one."""
+    def backtest(
+        self, features: "pd.DataFrame", loss: Loss, *, importance: bool = False
+    ) -> Backtest:
+        """
+        Fit the first three quarters, and measure the loss on the last one.
+
+        :param importance: whether to measure what each column of the rows is worth, too.
+        """
         y = self.rows.y
         cut = len(y) * 3 // 4
         early = self.estimator(features.iloc[:cut], y[:cut])
         late = np.asarray(self.answers(early, features.iloc[cut:]), dtype=np.float64)
-        return float(loss(y[cut:], late).mean())
+        worth = self._importance(early, cut, loss) if importance else {}
+        return Backtest(float(loss(y[cut:], late).mean()), worth)
+
+    def _importance(self, early: Any, cut: int, loss: Loss) -> dict[str, float]:
+        """Permute columns of the rows from ``cut`` on, and ask what was fitted on those before."""
+        late = self.rows.slice(cut)
+        late = late.filter(spread(len(late)))
+        names, y = late.rows.schema.names, late.y
+
+        def lost(frame: "pd.DataFrame") -> float:
+            found = self.answers(early, self.features_of(frame))
+            return float(loss(y, np.asarray(found, dtype=np.float64)).mean())
+
+        return importances(late.frame, [n for n in names if n not in (late.key, late.time)], lost)
 
     def fitted(self, features: "pd.DataFrame", verify: Verify | None = None) -> Fitted:
         """

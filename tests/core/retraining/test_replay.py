@@ -21,7 +21,7 @@ from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
-from airflow_mlops.policy import AtLeast, Loads, NotWorse, Probe, Retrain, Schedule
+from airflow_mlops.policy import AtLeast, Drift, Loads, NotWorse, Probe, Retrain, Schedule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 120
@@ -173,6 +173,21 @@ def test_moved_data_is_named_column_by_column(history, setting):
     rows.loc[15 * ROWS : 16 * ROWS - 1, "z"] += 4.0
     found = simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), setting())
     assert [(a.window, a.monitor, a.columns) for a in found.alarms] == [(15, "drift", ("z",))]
+
+
+def test_a_column_that_is_worth_nothing_to_the_model_is_no_drift_of_the_dataset(history, setting):
+    rows = table(turn=99).to_pandas()
+    rows.loc[15 * ROWS :, "z"] += 3.0
+    past = history(pa.Table.from_pandas(rows, preserve_index=False))
+
+    def said(weights):
+        policy = Retrain((Drift("2 of 3", weights=weights),), "5d", "9 per 30d")
+        found = simulate(past, setting(policy=policy))
+        assert {a.columns for a in found.alarms} == {("z",)}
+        return found.steps[-1].reason
+
+    assert "drifted in 3 of 3 windows" in said(None)
+    assert "drifted in 0 of 3 windows" in said("importance")
 
 
 def test_a_null_where_training_saw_none_is_an_alarm_of_the_contract(history, setting, code):
