@@ -71,8 +71,8 @@ class Own:
         :raises UserCodeError: if it fails, or gives anything but one finite number for each row.
         """
         who = f"challenger {self.name}"
-        estimator = called(who, self.fit, learn, y, seed=0)
         try:
+            estimator = called(who, self.fit, learn, y, seed=0)
             given = called(f"what {who} fitted", predicted, estimator, ask)
         except NotEnoughDataError as error:
             msg = f"{who}: {error}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from airflow_mlops.core.errors import MlopsError
 
@@ -61,9 +62,7 @@ def importances(
     orders = [rng.permutation(len(frame)) for _ in range(REPEATS)]
 
     def rise(name: str) -> float:
-        values = frame[name]
-        others = (values.iloc[order].set_axis(frame.index) for order in orders)
-        return float(np.mean([loss(frame.assign(**{name: other})) for other in others])) - base
+        return float(np.mean([loss(_permuted(frame, name, order)) for order in orders])) - base
 
     try:
         base = loss(frame)
@@ -75,3 +74,10 @@ def importances(
         _log.warning("importances of columns are not known: the loss of permuted rows is no number")
         return {}
     return {name: max(0.0, value) for name, value in found.items()}
+
+
+def _permuted(frame: "pd.DataFrame", name: str, order: NDArray[np.int64]) -> "pd.DataFrame":
+    """Return the rows with one column in another order; its type stays."""
+    other = frame.copy()
+    other[name] = frame[name].iloc[order].set_axis(frame.index)
+    return other

@@ -16,8 +16,8 @@ BRIER = loss_function("brier")
 @pytest.fixture
 def rows():
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame(rng.normal(size=(1_000, 3)), columns=["much", "little", "none"])
-    return frame, (2 * frame.much + frame.little + rng.normal(size=1_000) > 0).to_numpy(float)
+    frame = pd.DataFrame(rng.normal(size=(1_000, 3)), columns=["self", "little", "none"])
+    return frame, (2 * frame.self + frame.little + rng.normal(size=1_000) > 0).to_numpy(float)
 
 
 def of_model(model, y):
@@ -32,19 +32,19 @@ def test_it_is_what_scikit_learn_finds(rows):
     expected = permutation_importance(model, frame, y, **asked).importances_mean
     assert list(found.values()) == pytest.approx(expected, rel=0.1, abs=0.002)
     assert found == importances(frame, list(frame), of_model(model, y))
-    assert list(frame) == ["much", "little", "none"]
+    assert list(frame) == ["self", "little", "none"]
 
 
 def test_a_fall_of_the_loss_counts_as_nothing_and_types_are_kept(rows):
     frame, _ = rows
-    frame = frame.assign(kind=pd.Categorical(np.where(frame.much > 0, "a", "b")))
+    frame = frame.assign(kind=pd.Categorical(np.where(frame.self > 0, "a", "b")))
 
     def loss(found):
         assert found.kind.dtype == frame.kind.dtype
-        assert sorted(found.much) == sorted(frame.much)
-        return -float((found.much != frame.much).mean())
+        assert sorted(found.self) == sorted(frame.self)
+        return -float((found.self != frame.self).mean())
 
-    assert importances(frame, ["much", "kind"], loss) == {"much": 0.0, "kind": 0.0}
+    assert importances(frame, ["self", "kind"], loss) == {"self": 0.0, "kind": 0.0}
 
 
 @pytest.mark.parametrize("fails", [UserCodeError("no"), ValueError("shapes"), float("nan")])
@@ -54,7 +54,7 @@ def test_what_cannot_be_measured_is_not_known(rows, fails, caplog):
             raise fails
         return fails
 
-    assert importances(rows[0], ["much"], loss) == {}
+    assert importances(rows[0], ["self"], loss) == {}
     assert "importances of columns are not known" in caplog.text
 
 
