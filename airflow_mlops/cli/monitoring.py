@@ -65,7 +65,8 @@ def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     from airflow_mlops.core.monitoring.drift.reference import training_rows
     from airflow_mlops.core.reports.drift import drift_report
 
-    bodies = [o.body for o in observations.read(args.model, "drift")]
+    found = (o.body for o in observations.read(args.model, "drift"))
+    bodies = [body for body in found if body["window"] is not None]
     wanted = [b for b in bodies if args.window in (None, b["window"])]
     if not wanted:
         judged = ", ".join(str(n) for n in sorted({b["window"] for b in bodies})) or "none"

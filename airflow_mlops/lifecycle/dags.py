@@ -56,14 +56,22 @@ def _monitor(life: "Lifecycle") -> DAG:
     common = _common(life)
     with _dag(life, "monitor", _schedule(life), deadline=alarms(life)) as dag:
         rows, labels = _snapshots(life, common)
-        contract = CheckContractOperator(task_id="contract", snapshot=rows, **common)
+        contract = CheckContractOperator(
+            task_id="contract",
+            snapshot=rows,
+            fail_on=life.contract.fail_on,
+            fail_kinds=life.contract.fail_kinds,
+            **common,
+        )
         score = ScoreBatchOperator(
             task_id="score",
             snapshot=rows,
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
-        drift = DetectDriftOperator(task_id="drift", snapshot=rows, **_drift(life), **common)
+        drift = DetectDriftOperator(
+            task_id="drift", snapshot=rows, **_drift(life), **_freshness(life), **common
+        )
         performance = MeasurePerformanceOperator(
             task_id="performance",
             snapshot=rows,
@@ -71,6 +79,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             label_column=life.data.label,
             metric=life.metric,
             slices=list(life.slices),
+            challenger=life.policy.challenger,
             **common,
         )
         decide = _decide(life, rows, labels, contract.output, common)
@@ -104,8 +113,22 @@ def _schedule(life: "Lifecycle") -> Any:
 def _drift(life: "Lifecycle") -> dict[str, Any]:
     """When a window counts as drifted, in the words of the policy."""
     word = life.policy.trigger(Drift) or Drift()
-    weights = None if word.weights is None else dict(word.weights)
+    weights = dict(word.weights) if isinstance(word.weights, Mapping) else word.weights
     return {"share": word.share, "important": list(word.important), "weights": weights}
+
+
+def _freshness(life: "Lifecycle") -> dict[str, Any]:
+    """How old the newest row may be when the table was looked at; nothing if nobody asks."""
+    if life.data.stale is None:
+        return {}
+    # The moment of the look, not of the run: rows come while a run waits, or is tried again.
+    looked = f"{{{{ ti.xcom_pull(task_ids='{_first(life)}')['looked_at'] }}}}"
+    return {"now": looked, "stale": life.data.stale}
+
+
+def _first(life: "Lifecycle") -> str:
+    """Name the task that reads the table."""
+    return "snapshot" if life.sql is None else "raw"
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
@@ -161,7 +184,7 @@ def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
     shared = {"key": table.key, "time": table.time, "window": life.select.step, **common}
     shared |= {"lateness": table.lateness}
     rows = SnapshotTableOperator(
-        task_id="snapshot" if raw == life.name else "raw",
+        task_id=_first(life),
         table=table.table,
         dataset=raw,
         columns=table.columns,
@@ -220,6 +243,7 @@ def _train(life: "Lifecycle") -> DAG:
             metric=life.metric,
             train_params=dict(life.params),
             seed=life.seed,
+            importance=_drift(life)["weights"] == "importance",
             inlets=[life.asset("data"), life.asset("request")],
             **common,
         )

@@ -16,6 +16,7 @@ from airflow_mlops.policy import (
     Approval,
     Arrival,
     AtLeast,
+    Contract,
     Dependencies,
     Drift,
     Gate,
@@ -62,6 +63,7 @@ class Lifecycle:
     :param budget: most attempts in a span, by the clock of the data.
     :param rounds: most rounds of one attempt; each further round learns from half the history.
     :param gates: conditions a candidate has to meet.
+    :param contract: which rows stop scoring, when they do not look like those of training.
     :param dependencies: where the champion may serve, when packages change.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
     :param health: what tasks may use, and what has to be up; task ``system`` of the monitor looks.
@@ -91,6 +93,7 @@ class Lifecycle:
     budget: str = "4 per 30d"
     rounds: int = 2
     gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
+    contract: Contract = field(default_factory=Contract)
     dependencies: Dependencies = field(default_factory=Dependencies)
     health: Health = field(default_factory=Health)
     schedule: str | Arrival | None = "@daily"

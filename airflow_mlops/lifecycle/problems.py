@@ -10,6 +10,7 @@ from airflow_mlops.policy import (
     LOSSES,
     Approval,
     Better,
+    Contract,
     Decay,
     Dependencies,
     Gate,
@@ -36,7 +37,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
-    words = {"dependencies": Dependencies, "health": Health}
+    words = {"contract": Contract, "dependencies": Dependencies, "health": Health}
     yield from (
         f"{name}={getattr(life, name)!r}; write {name}={word.__name__}(...)"
         for name, word in words.items()

@@ -1,7 +1,7 @@
 """Operators for data: snapshot, features by SQL, restore, contract, selection."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import Context
@@ -11,9 +11,10 @@ from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.warehouse import WarehouseHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
 from airflow_mlops.policy import duration
-from airflow_mlops.policy.monitoring import FailOn
+from airflow_mlops.policy.monitoring import BreakKind, FailOn
 
 if TYPE_CHECKING:
+    from airflow_mlops.core.data.commits import Commit
     from airflow_mlops.core.data.contract import Break
     from airflow_mlops.core.data.sources import Source
 
@@ -75,7 +76,7 @@ class _SnapshotOperator(MlopsOperator):
             raise
         self.processed = commit.added
         self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
-        return commit.to_dict()
+        return commit.to_dict() | {"looked_at": _looked_at(commit)}
 
 
 class SnapshotTableOperator(_SnapshotOperator):
@@ -83,7 +84,8 @@ class SnapshotTableOperator(_SnapshotOperator):
     Version the new rows of a PostgreSQL table or query, exactly once per run.
 
     Returns the commit as a plain dict: ``ref``, ``added``, ``since``, ``until``, ``digest`` and so
-    on. Without new rows the newest version is the answer.
+    on. Without new rows the newest version is the answer. ``looked_at`` is when the source was
+    read: if an earlier try made the commit, the moment of that.
 
     :param table: table or view, ``schema.table``, or a query in parentheses; ``*.sql`` is read from
         that file (templated).
@@ -205,6 +207,11 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
         return SqlSource(self.sql, tables, self.key, self.time, known), f"sql:{origin}"
 
 
+def _looked_at(commit: "Commit") -> str:
+    """When the source was read, ISO 8601: a commit knows, else it was just now."""
+    return commit.created_at if commit.windows else datetime.now(UTC).isoformat(timespec="seconds")
+
+
 class RestoreDatasetOperator(MlopsOperator):
     """
     Make the rows of an earlier version the newest version again, exactly once per run.
@@ -310,12 +317,11 @@ class CheckContractOperator(MlopsOperator):
 
     def _refuse_unknown(self) -> None:
         """Refuse words that would silently fail nothing."""
-        from airflow_mlops.core.data.contract import Kind
         from airflow_mlops.core.errors import ConfigurationError
 
         for name, words, known in (
             ("fail_on", [self.fail_on], get_args(FailOn)),
-            ("fail_kinds", self.fail_kinds, get_args(Kind)),
+            ("fail_kinds", self.fail_kinds, get_args(BreakKind)),
         ):
             wrong = [word for word in words if word not in known]
             if wrong:

@@ -11,6 +11,7 @@ from airflow_mlops.operators._base import MlopsOperator, Xcom
 from airflow_mlops.operators._reports import attach_report
 from airflow_mlops.operators.links import ReportLink
 from airflow_mlops.policy import duration
+from airflow_mlops.policy.retraining import Weights
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
@@ -36,9 +37,11 @@ class DetectDriftOperator(MlopsOperator):
     :param alpha: rate of false alarms, per window and over all columns; of warnings, too.
     :param share: the dataset drifted if the drifted columns carry this much of the weight.
     :param important: columns of which one is enough.
-    :param weights: column -> weight; none: all weigh the same.
-    :param now: what the clock of the data says, ISO 8601, such as ``"{{ run_after }}"``; none:
-        the age of the newest row is not judged (templated).
+    :param weights: column -> weight; ``"importance"``: those that the champion's training measured
+        (``TrainModelOperator(importance=True)``); none: all weigh the same.
+    :param now: what the clock of the data said when they were looked at, ISO 8601, such as
+        ``"{{ ti.xcom_pull(task_ids='snapshot')['looked_at'] }}"``; none: the age of the newest row
+        is not judged (templated).
     :param stale: age of the newest row that is too old, such as ``"2d"``; none: what is usual.
     """
 
@@ -54,7 +57,7 @@ class DetectDriftOperator(MlopsOperator):
         alpha: float = 0.01,
         share: float = 0.3,
         important: Sequence[str] = (),
-        weights: Mapping[str, float] | None = None,
+        weights: Weights = None,
         now: str | None = None,
         stale: str | None = None,
         **kwargs: Any,
@@ -80,16 +83,21 @@ class DetectDriftOperator(MlopsOperator):
         reference = training_rows(store, self.models().get(ref))
         current = store.open(DatasetRef.parse(self.snapshot["ref"]))
         known = {
-            o.subject: dict(o.body) for o in self.observations().read(self.model, "drift", of=ref)
+            o.subject: dict(o.body)
+            for o in self.observations().read(self.model, "drift", of=ref)
+            if o.body["window"] is not None
         }
+        windows = self._to_judge(current, ref, known)
+        asks = bool(windows) and self.weights == "importance"
+        importance = self.models().about(ref).get("importance", {}) if asks else {}
         found = {
-            f"{ref}:{window.index}": self._body(ref, reference, current, window)
-            for window in self._to_judge(current, ref, known)
+            f"{ref}:{window.index}": self._body(ref, reference, current, window, importance)
+            for window in windows
         }
         drifted = {str(body["window"]): list(body["drifted"]) for body in found.values()}
-        for subject, body in (found | self._fresh(current, known, found)).items():
+        for subject, body in (found | self._fresh(ref, current, known, found)).items():
             before = known.get(subject, {"status": "ok"})
-            if {body["status"], before.get("status")} != {"ok"}:
+            if body["window"] is not None and {body["status"], before.get("status")} != {"ok"}:
                 self._attach(ref, reference, current, body)
             self.observations().record(self.model, "drift", subject, body)
             self.log.info("%s", body["line"])
@@ -100,7 +108,12 @@ class DetectDriftOperator(MlopsOperator):
         }
 
     def _body(
-        self, ref: ModelRef, reference: "Slice", current: "Table", window: "WindowStats"
+        self,
+        ref: ModelRef,
+        reference: "Slice",
+        current: "Table",
+        window: "WindowStats",
+        importance: Mapping[str, float],
     ) -> dict[str, Any]:
         """Compare one window with the training rows, and its rows with those before it."""
         from airflow_mlops.core.monitoring.drift import detect_drift
@@ -111,7 +124,10 @@ class DetectDriftOperator(MlopsOperator):
         rows = current.between(*window.span)
         report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
         verdict = report.verdict(
-            share=self.share, important=self.important, weights=self.weights or None
+            share=self.share,
+            important=self.important,
+            weights=self.weights or None,
+            importance=importance,
         )
         before = {w.index: w.rows for w in current.windows() if w.index < window.index}
         first = max(min(before, default=window.index), window.index - LOOKED)
@@ -120,16 +136,20 @@ class DetectDriftOperator(MlopsOperator):
         return body_of(report, verdict, arrivals, model=str(ref), window=window.index)
 
     def _fresh(
-        self, current: "Table", known: Mapping[str, Any], new: Mapping[str, Any]
+        self, ref: ModelRef, current: "Table", known: Mapping[str, Any], new: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Put the age of the newest row into the newest body, of an earlier run if need be."""
-        from airflow_mlops.core.monitoring.drift.arrival import Arrival, clock, judge_freshness
-        from airflow_mlops.core.monitoring.drift.record import with_arrivals
+        """
+        Put the age of the newest row into the newest body, of an earlier run if need be.
 
-        bodies = {**known, **new}
-        if not self.now or not bodies or current.watermark is None:
+        While no window of this champion is complete, it is a finding without a window.
+        """
+        from airflow_mlops.core.monitoring.drift.arrival import Arrival, clock, judge_freshness
+        from airflow_mlops.core.monitoring.drift.record import body_before, with_arrivals
+
+        if not self.now or current.watermark is None:
             return {}
-        newest = max(bodies, key=lambda subject: bodies[subject]["window"])
+        bodies = {**known, **new} or {f"{ref}:": body_before(str(ref))}
+        newest = max(bodies, key=lambda subject: bodies[subject]["window"] or 0)
         body, now = bodies.pop(newest), clock(self.now)
         past = [b["lag_s"] for b in bodies.values() if b.get("lag_s") is not None]
         limit = duration(self.stale) if self.stale else None
@@ -187,6 +207,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     :param metric: per-row loss.
     :param slices: columns of the rows, such as ``("day",)``: parts of the rows that got worse than
         in the champion's hold-out are named; each needs 50 rows in both (templated).
+    :param challenger: ``module:function`` of ``fit(X, y, *, seed) -> estimator``: a model of the
+        newest rows beside which the champion is measured; none: 30 small trees (templated).
     """
 
     template_fields = (
@@ -196,6 +218,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         "label_column",
         "metric",
         "slices",
+        "challenger",
     )
     operator_extra_links = (ReportLink(),)
 
@@ -207,6 +230,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         label_column: str,
         metric: str = "brier",
         slices: Sequence[str] = (),
+        challenger: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -215,6 +239,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         self.label_column = label_column
         self.metric = metric
         self.slices = slices
+        self.challenger = challenger
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -234,6 +259,7 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.metric,
             loss_function(self.metric),
             tuple(self.slices),
+            self.challenger,
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))

@@ -16,7 +16,7 @@ from airflow_mlops.policy.gates import (
     Loads,
     NotWorse,
 )
-from airflow_mlops.policy.monitoring import Dependencies, Health
+from airflow_mlops.policy.monitoring import Contract, Dependencies, Health
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -43,6 +43,7 @@ __all__ = [
     "AtLeast",
     "AtMost",
     "Better",
+    "Contract",
     "Decay",
     "Dependencies",
     "DependencyChange",

@@ -23,6 +23,9 @@ class Table(Word):
     :param columns: columns to read from ``table``; none: all.
     :param adopt: columns that may join the rows when ``table`` begins to offer them; others are
         left out, with a warning. If ``columns`` are named, name it there as well.
+    :param stale: the time of the rows is the world's, and the newest of them should not be older
+        than this when it is looked at, such as ``"2h"``; older is a finding of the monitor
+        ``drift``. None: rows may have a time of their own, and their age is not judged.
     """
 
     conn_id: str
@@ -34,9 +37,13 @@ class Table(Word):
     lateness: str = "0d"
     columns: tuple[str, ...] | None = None
     adopt: tuple[str, ...] = ()
+    stale: str | None = None
 
     def __post_init__(self) -> None:
         duration(self.lateness)
+        if self.stale is not None and not duration(self.stale):
+            msg = f"Table stale is {self.stale!r}; no row is that new, allow it some time"
+            raise ValueError(msg)
         for name in ("conn_id", "table", "key", "time", "label", "labels"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:

@@ -1,6 +1,6 @@
 """Words about monitors: what they look at, and what fails a task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +16,9 @@ FAILS: Mapping[FailOn, tuple[str, ...]] = {
 }
 """Statuses of a finding that fail the task, by ``fail_on``."""
 
+BreakKind = Literal["missing", "retyped", "null", "out of range", "new category"]
+"""Ways in which rows do not fit what a model was trained on."""
+
 
 def known_fail_on(word: str, fail_on: str) -> None:
     """
@@ -28,6 +31,33 @@ def known_fail_on(word: str, fail_on: str) -> None:
         known = ", ".join(map(repr, get_args(FailOn)))
         msg = f"{word} fail_on is {fail_on!r}; known: {known}"
         raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Contract(Word):
+    """
+    New rows have to look like those that the champion was trained on.
+
+    :param fail_on: what fails the task, so that nothing is scored: ``"error"``: a column that is
+        missing or of another type; ``"warn"``: also nulls, values out of range and new categories;
+        ``"never"``: nothing, and scoring still refuses what it cannot score.
+    :param fail_kinds: kinds of break that fail it in any case, such as ``["new category"]``.
+    """
+
+    fail_on: FailOn = "error"
+    fail_kinds: Sequence[BreakKind] = ()
+
+    def __post_init__(self) -> None:
+        known_fail_on("Contract", self.fail_on)
+        if isinstance(self.fail_kinds, str):
+            msg = f"Contract fail_kinds is {self.fail_kinds!r}; write a list, [{self.fail_kinds!r}]"
+            raise ValueError(msg)
+        object.__setattr__(self, "fail_kinds", tuple(self.fail_kinds))
+        for kind in self.fail_kinds:
+            if kind not in get_args(BreakKind):
+                known = ", ".join(map(repr, get_args(BreakKind)))
+                msg = f"Contract fail_kinds has {kind!r}; known: {known}"
+                raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)

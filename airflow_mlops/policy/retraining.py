@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from airflow_mlops.policy.words import Word, between, duration
+from airflow_mlops.policy.words import Word, between, duration, function_name
 
 _SUSTAINED = re.compile(r"(?P<n>[0-9]+) of (?P<m>[0-9]+)")
 _BUDGET = re.compile(r"(?P<count>[0-9]+) per (?P<span>.+)")
@@ -30,6 +30,10 @@ def counts(word: str, sustained: str) -> tuple[int, int]:
     return n, m
 
 
+Weights = Mapping[str, float] | Literal["importance"] | None
+"""Weight of each column; or what the champion's training measured; or all the same."""
+
+
 class Trigger(Word):
     """A reason to retrain."""
 
@@ -46,14 +50,19 @@ class Probe(Trigger):
         backtest.
     :param alpha: one-sided error rate of the test.
     :param min_rows: labelled rows a window needs to be tested.
+    :param challenger: ``module:function`` of ``fit(X, y, *, seed) -> estimator``, a cheap one, in
+        place of 30 small trees; ``X`` are the champion's features, ``seed`` is 0.
     """
 
     metric: str = "brier"
     margin: float = 0.05
     alpha: float = 0.05
     min_rows: int = 50
+    challenger: str | None = None
 
     def __post_init__(self) -> None:
+        if self.challenger is not None:
+            function_name("Probe challenger", self.challenger)
         between("Probe alpha", self.alpha, 1e-6, 0.5)
         between("Probe margin", self.margin, 0.0, 10.0)
 
@@ -65,11 +74,15 @@ class Regret(Trigger):
 
     :param limit: loss of the champion beyond the challenger's, summed over the served windows, in
         windows of the champion's loss in its own backtest.
+    :param challenger: as in :class:`Probe`; both have the same one, named in either.
     """
 
     limit: float = 0.5
+    challenger: str | None = None
 
     def __post_init__(self) -> None:
+        if self.challenger is not None:
+            function_name("Regret challenger", self.challenger)
         between("Regret limit", self.limit, 1e-6, 1e6)
 
 
@@ -96,19 +109,24 @@ class Drift(Trigger):
     :param fresh: labelled rows since the last attempt, as a share of the champion's training rows.
     :param share: a window drifted if the columns that did carry this much of the weight, 0 to 1.
     :param important: columns of which one is enough.
-    :param weights: column -> weight, such as its importance; ``None``: all weigh the same.
+    :param weights: column -> weight; ``"importance"``: how much the champion's loss rises when that
+        column is permuted, which its training then measures; ``None``: all weigh the same.
     """
 
     sustained: str = "2 of 3"
     fresh: float = 0.10
     share: float = 0.3
     important: tuple[str, ...] = ()
-    weights: Mapping[str, float] | None = None
+    weights: Weights = None
 
     def __post_init__(self) -> None:
         counts("Drift", self.sustained)
         between("Drift share", self.share, 0.0, 1.0)
-        for name, weight in (self.weights or {}).items():
+        if isinstance(self.weights, str) and self.weights != "importance":
+            msg = f"Drift weights is {self.weights!r}; known: 'importance', or a weight by column"
+            raise ValueError(msg)
+        named = self.weights if isinstance(self.weights, Mapping) else {}
+        for name, weight in named.items():
             between(f"Drift weight of {name!r}", weight, 0.0, 1e9)
 
     @property
@@ -242,6 +260,9 @@ class Retrain(Word):
     def __post_init__(self) -> None:
         duration(self.cooldown)
         self.limit()
+        if len(named := self._challengers()) > 1:
+            msg = f"a policy has one challenger, not {' and '.join(map(repr, named))}; name one"
+            raise ValueError(msg)
 
     def limit(self) -> tuple[int, timedelta]:
         """Return the budget as a count and a span."""
@@ -254,6 +275,15 @@ class Retrain(Word):
             msg = f"a budget of {self.budget!r} allows nothing; leave the triggers out instead"
             raise ValueError(msg)
         return count, duration(match["span"])
+
+    @property
+    def challenger(self) -> str | None:
+        """The user's own challenger, ``module:function``, if there is one."""
+        return next(iter(self._challengers()), None)
+
+    def _challengers(self) -> list[str]:
+        words = (t for t in self.triggers if isinstance(t, Probe | Regret))
+        return sorted({word.challenger for word in words if word.challenger is not None})
 
     def trigger(self, kind: type[_Trigger]) -> "_Trigger | None":
         """Return the trigger of this kind, if the policy has one."""

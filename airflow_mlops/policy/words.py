@@ -37,6 +37,19 @@ def between(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
+def function_name(name: str, text: object) -> None:
+    """
+    See that a function of the user is named as ``module:function``; nothing is imported.
+
+    :param name: whose it is; the error names it.
+    :raises ValueError: if it is written otherwise.
+    """
+    parts = text.split(":") if isinstance(text, str) else []
+    if len(parts) != 2 or not all(p.isidentifier() for p in [*parts[0].split("."), parts[1]]):
+        msg = f"{name} is {text!r}; it has to be 'module:function'"
+        raise ValueError(msg)
+
+
 class Word:
     """What every word of a policy can do: become plain JSON types and come back."""
 

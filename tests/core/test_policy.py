@@ -11,6 +11,7 @@ from airflow_mlops.policy import (
     AtLeast,
     AtMost,
     Better,
+    Contract,
     Decay,
     Dependencies,
     DependencyChange,
@@ -37,14 +38,15 @@ from airflow_mlops.policy import (
 )
 
 WORDS = (
-    Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x")),
+    Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x"), stale="2h"),
     Sql("select * from rows", {"weather": "w"}, {"labels": "7d"}),
     Arrival("10m"),
     Window("182d", "7d", (0.5,)),
-    Probe("log_loss", 0.1, 0.01, 60),
-    Regret(1.0),
+    Probe("log_loss", 0.1, 0.01, 60, "a.b:fit"),
+    Regret(1.0, "a.b:fit"),
     Growth(2.0),
     Drift("3 of 5", 0.2, 0.5, ("price",), {"price": 2.0, "load": 1.0}),
+    Drift(weights="importance"),
     NewRows(500),
     Decay("log_loss", 0.1, 0.01, "3 of 4"),
     SchemaChange(0.2),
@@ -58,6 +60,7 @@ WORDS = (
     Better("brier", 0.01),
     NotWorse("brier", 0.03, 0.1),
     Approval(("lead", "owner"), "1d"),
+    Contract("warn", ("null", "new category")),
     Dependencies("warn", "/opt/constraints.txt"),
     Retrain((Probe(), OnRequest()), "2d", "1 per 7d"),
     Health(2_000.0, 100.0, "30m", 5.0, "1h", 2.0, 4.0, "warn"),
@@ -81,6 +84,8 @@ def test_every_word_is_tested_here():
         (lambda: duration("1.5d"), "1.5d"),
         (lambda: duration("-1d"), "-1d"),
         (lambda: Table("c", "t", "i", "a", "y", "l", "soon"), "soon"),
+        (lambda: Table("c", "t", "i", "a", "y", "l", stale="soon"), "soon"),
+        (lambda: Table("c", "t", "i", "a", "y", "l", stale="0h"), "Table stale is '0h'"),
         (lambda: Window("7d", "7d"), "must hold two windows"),
         (lambda: Window("70d", "7d", (1.0,)), "Window shorter.*1.0"),
         (lambda: Arrival("0s"), "Arrival interval is '0s'"),
@@ -93,6 +98,18 @@ def test_every_word_is_tested_here():
         (lambda: Probe(alpha=0), "alpha.*not 0"),
         (lambda: Probe(alpha=0.6), "between 1e-06 and 0.5, not 0.6"),
         (lambda: Probe(margin=-0.1), "margin.*-0.1"),
+        (
+            lambda: Probe(challenger="a.fit"),
+            "challenger is 'a.fit'; it has to be 'module:function'",
+        ),
+        (lambda: Probe(challenger="a b:fit"), "'a b:fit'"),
+        (lambda: Probe(challenger="a:b:c"), "'a:b:c'"),
+        (lambda: Probe(challenger=len), "built-in function len"),
+        (lambda: Regret(challenger=""), "Regret challenger is ''"),
+        (
+            lambda: Retrain((Probe(challenger="a:f"), Regret(challenger="b:f"))),
+            "a policy has one challenger, not 'a:f' and 'b:f'",
+        ),
         (lambda: Regret(0), "Regret limit"),
         (lambda: Growth(1.0), "Growth factor.*1.01"),
         (lambda: Growth(float("nan")), "Growth factor"),
@@ -100,6 +117,7 @@ def test_every_word_is_tested_here():
         (lambda: Drift("0 of 2"), "1 <= n <= m"),
         (lambda: Drift(share=1.5), "Drift share must lie between 0 and 1, not 1.5"),
         (lambda: Drift(weights={"x": -1.0}), "Drift weight of 'x' must lie between 0"),
+        (lambda: Drift(weights="size"), "Drift weights is 'size'; known: 'importance'"),
         (lambda: Drift("two of three"), "'2 of 3', not 'two of three'"),
         (lambda: Approval(()), "at least one user"),
         (lambda: Approval(("a",), "later"), "later"),
@@ -112,6 +130,10 @@ def test_every_word_is_tested_here():
         (lambda: Health(factor=1.0), "Health factor.*1.1"),
         (lambda: Health(silent=0.5), "Health silent.*0.5"),
         (lambda: Health(fail_on="always"), "'always'; known: 'error', 'warn', 'never'"),
+        (lambda: Contract("always"), "Contract fail_on is 'always'; known: 'error', 'warn'"),
+        (lambda: Contract(fail_kinds=["nul"]), "has 'nul'; known: 'missing', .*'new category'$"),
+        (lambda: Contract(fail_kinds=["unexpected"]), "has 'unexpected'"),
+        (lambda: Contract(fail_kinds="null"), r"write a list, \['null'\]"),
         (lambda: Retrain(budget="4"), "'4 per 30d', not '4'"),
         (lambda: Retrain(budget="4 per moon"), "moon"),
         (lambda: Retrain(budget="0 per 30d"), "'0 per 30d' allows nothing"),
@@ -148,6 +170,13 @@ def test_a_trigger_is_found_by_its_kind():
     policy = Retrain((Growth(2.0), OnRequest()))
     assert policy.trigger(Growth) == Growth(2.0)
     assert policy.trigger(Probe) is None
+
+
+def test_a_challenger_is_named_by_either_of_those_who_ask_it():
+    named = Regret(challenger="a:f")
+    assert Retrain((Probe(), named)).challenger == "a:f"
+    assert Retrain((Probe(challenger="a:f"), named)).challenger == "a:f"
+    assert Retrain().challenger is None
 
 
 def test_what_is_known_later_has_to_be_an_input():

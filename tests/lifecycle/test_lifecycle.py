@@ -2,7 +2,7 @@
 
 import ast
 import re
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -131,6 +131,26 @@ class TestDags:
         for alone in map(dag.get_task, ("housekeep", "system")):
             assert alone.upstream_task_ids == alone.downstream_task_ids == set()
 
+    def test_the_age_of_rows_is_judged_when_they_are_looked_at_and_only_if_somebody_asks(
+        self, policy
+    ):
+        def drift(**changes):
+            return by_stage(Lifecycle(**policy(**changes)))["monitor"].get_task("drift")
+
+        assert (drift().now, drift().stale) == (None, None)
+        table = replace(policy()["data"], stale="2h")
+        for sql, task in ((None, "snapshot"), (words.Sql("select * from rows"), "raw")):
+            asked = drift(data=table, sql=sql)
+            assert asked.now == f"{{{{ ti.xcom_pull(task_ids='{task}')['looked_at'] }}}}"
+            assert asked.stale == "2h"
+            assert "now" in asked.template_fields
+
+    def test_columns_weigh_by_importance_if_training_measures_it(self, policy):
+        dags = by_stage(Lifecycle(**policy(retrain=[words.Drift(weights="importance")])))
+        assert dags["train"].get_task("train").importance is True
+        assert dags["monitor"].get_task("drift").weights == "importance"
+        assert by_stage(Lifecycle(**policy()))["train"].get_task("train").importance is False
+
     def test_a_schedule_by_arrival_is_an_asset_that_watches_the_table(self, policy):
         made = by_stage(Lifecycle(**policy(schedule=words.Arrival("90s"))))["monitor"]
         (asset,) = made.timetable.asset_condition.objects
@@ -152,10 +172,11 @@ class TestDags:
                 metric="log_loss",
                 gates=gates,
                 rounds=3,
-                retrain=[words.Growth(2.0)],
+                retrain=[words.Growth(2.0), words.Regret(challenger="code.train:quick")],
                 cooldown="3d",
                 budget="2 per 10d",
                 approve=words.Approval(by=["ann", "bob"], within="36h"),
+                contract=words.Contract("warn", ["null"]),
                 dependencies=words.Dependencies("warn", "/opt/constraints.txt"),
                 mlflow_conn_id="my_mlflow",
                 health=words.Health(rss_mb=900.0),
@@ -170,6 +191,9 @@ class TestDags:
         decide = dags["monitor"].get_task("decide").policy
         assert words.Retrain.from_dict(decide) == life.policy
         assert (decide["cooldown"], decide["budget"]) == ("3d", "2 per 10d")
+        assert dags["monitor"].get_task("performance").challenger == "code.train:quick"
+        checked = dags["monitor"].get_task("contract")
+        assert (checked.fail_on, checked.fail_kinds) == ("warn", ("null",))
         asked = dags["monitor"].get_task("dependencies")
         assert (asked.fail_on, asked.constraints) == ("warn", "/opt/constraints.txt")
         rules = dags["monitor"].get_task("system").rules
@@ -226,6 +250,7 @@ class TestRefused:
             ({"gates": words.Loads()}, "write gates=[...]"),
             ({"retrain": words.Probe()}, "write retrain=[...]"),
             ({"rounds": 0}, "0"),
+            ({"contract": "warn"}, "contract='warn'; write contract=Contract(...)"),
             ({"dependencies": None}, "write dependencies=Dependencies(...)"),
             (
                 {"feature_params": {"x": {1}}},

@@ -89,27 +89,20 @@ class Market:
         if labels:
             self._copy(f"{self.name}_labels", self.weeks.part(self.weeks.labels, *labels))
 
+    @property
+    def table(self) -> Any:
+        """Where the lifecycle reads."""
+        from airflow_mlops.policy import Table
+
+        names = f"public.{self.name}", "id", "at", "up", f"public.{self.name}_labels"
+        return Table("warehouse", *names)
+
     def lifecycle(self, **policy: Any) -> Any:
         from airflow_mlops.lifecycle import Lifecycle
-        from airflow_mlops.policy import (
-            Approval,
-            AtLeast,
-            Loads,
-            NotWorse,
-            OnRequest,
-            Table,
-            Window,
-        )
+        from airflow_mlops.policy import Approval, AtLeast, Loads, NotWorse, OnRequest, Window
 
         usual = {
-            "data": Table(
-                conn_id="warehouse",
-                table=f"public.{self.name}",
-                key="id",
-                time="at",
-                labels=f"public.{self.name}_labels",
-                label="up",
-            ),
+            "data": self.table,
             "select": Window(span="28d", step="7d"),
             "features": f"{self.module(FEATURES)}:build",
             "train": f"{self.module(TRAIN)}:fit",

@@ -1,6 +1,8 @@
 """The whole loop on ``dag.test()``: what the three Dags of a lifecycle leave behind."""
 
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +20,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.deployment import PromoteModelOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
-from airflow_mlops.policy import Sql
+from airflow_mlops.policy import Drift, OnRequest, Sql
 from tests.conftest import MONDAY, WEEK
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
@@ -363,7 +365,8 @@ def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
 def test_a_window_is_judged_once_and_only_when_it_is_complete(
     market, observations, alone, model_store
 ):
-    (monitor, _, _), _ = first_champion(market)
+    words = [OnRequest(), Drift(weights="importance")]
+    (monitor, _, _), _ = first_champion(market, retrain=words)
     rows, labels = market.weeks.rows, market.weeks.labels
     first, day = 5 * 168, 24
     found = []
@@ -378,6 +381,7 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
     assert len(observations.served(market.name)) == 168
     (drift,) = observations.read(market.name, "drift")
     assert (drift.body["status"], drift.body["dataset"]) == ("ok", False)
+    assert drift.body["reason"].endswith("0% of the weight; 30% is enough")  # it knows importances
     assert drift.body["line"] == f"window 5: no column drifted against what {market.name}@1 saw"
 
     late = {"now": (MONDAY + 7 * WEEK).isoformat(), "stale": "2d"}
@@ -394,6 +398,31 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
     run(alone(DetectDriftOperator, snapshot=nothing_new, **late | {"stale": "9d"}))
     page = model_store.document(champion, "monitoring/drift-5.html")
     assert f"<b>ok</b>: {drift.body['line']}</p>" in page  # as on record again
+
+
+def test_a_table_that_may_not_be_stale_is_judged_by_the_clock_of_its_snapshot(market, observations):
+    (monitor, _, _), _ = first_champion(market, data=replace(market.table, stale="2h"))
+    rows = market.weeks.rows
+    market._copy(market.name, rows.slice(5 * 168, 24))
+    quiet = run(monitor, at=NOON)
+    (before,) = observations.read(market.name, "drift")
+    says = (
+        rf"no window is complete since {market.name}@1 serves; the newest row is [0-9.]+ days old"
+    )
+    assert re.match(says, before.body["line"])
+    assert before.body["status"] == "warn"
+    assert quiet.value("decide")["drifted"] == []
+
+    market._copy(market.name, rows.slice(5 * 168 + 24, 144))
+    market.execute("insert into {} select 5000, now(), 0, 0, 'a'")
+    monitor.get_task("drift").stale = "10m"
+    fresh, again = (run(monitor, at=NOON.replace(day=9)) for _ in range(2))
+    assert fresh.state == again.state == "success"
+    looked = fresh.value("snapshot")["looked_at"]
+    assert fresh.rendered["drift"]["now"] == again.rendered["drift"]["now"] == looked
+    _, after = observations.read(market.name, "drift")
+    assert (after.body["findings"], after.body["window"]) == ([], 5)
+    assert 0 <= after.body["lag_s"] + 1 < 60
 
 
 KNOWN = """

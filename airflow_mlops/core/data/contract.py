@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from airflow_mlops.core.data.profile import LONGEST, CategoryProfile, NumericProfile, Profile
+from airflow_mlops.policy.monitoring import BreakKind
 
-Kind = Literal["missing", "unexpected", "retyped", "null", "out of range", "new category"]
+Kind = Literal[BreakKind, "unexpected"]
+"""Kinds of break; ``unexpected`` is one of datasets only: a model leaves other columns alone."""
 
 SCHEMA: tuple[Kind, ...] = ("missing", "retyped")
 """Kinds of break after which nothing can be scored."""

@@ -1,15 +1,21 @@
 """
 The cheap challenger: a small model of the newest rows, on the features of the champion.
 
-It is never served. Beside the champion on the same rows it says whether a retrain would help.
+It is never served. Beside the champion on the same rows it says whether a retrain would help. A
+policy may name a training function of its own for it, as cheap as that is wanted.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.data.features import archive
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.training.functions import called, predicted
 from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
@@ -23,6 +29,67 @@ CATEGORIES = 254
 """HistGradientBoosting has 255 bins."""
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """
+    A challenger of the user: ``fit(X, y, *, seed) -> estimator``, as a training function.
+
+    :param name: where it came from, ``module:function``.
+    """
+
+    name: str
+    fit: Callable[..., Any]
+
+    @classmethod
+    def load(cls, name: str, folder: Path) -> Self:
+        """
+        Import it from its archived source, as training functions are.
+
+        :param name: ``module:function``.
+        :param folder: scratch folder for the code; it has to outlive what is fitted.
+        :raises UserCodeError: if it is missing, or its module fails to import.
+        """
+        try:
+            code = archive(name)
+            code.save(folder / "train")
+            return cls(name, code.load(folder / "train"))
+        except (ConfigurationError, UserCodeError) as error:
+            msg = f"challenger {error}"
+            raise UserCodeError(msg) from error
+
+    def predict(
+        self, learn: "pd.DataFrame", y: NDArray[np.float64], ask: "pd.DataFrame", metric: str
+    ) -> NDArray[np.float64]:
+        """
+        Fit, and predict other rows.
+
+        :param learn: features to learn from, shape ``(n_rows, n_features)``.
+        :param y: their labels, shape ``(n_rows,)``.
+        :param ask: features to predict, shape ``(m_rows, n_features)``.
+        :param metric: per-row loss; of some a prediction is a probability.
+        :return: shape ``(m_rows,)``.
+        :raises UserCodeError: if it fails, or gives anything but one finite number for each row.
+        """
+        who = f"challenger {self.name}"
+        try:
+            estimator = called(who, self.fit, learn, y, seed=0)
+            given = called(f"what {who} fitted", predicted, estimator, ask)
+        except NotEnoughDataError as error:
+            msg = f"{who}: {error}"
+            raise UserCodeError(msg) from error
+        found = called(f"what {who} predicted", np.asarray, given, dtype=np.float64)
+        if found.shape != (len(ask),) or not np.isfinite(found).all():
+            wrong = int((~np.isfinite(found)).sum())
+            msg = (
+                f"{who} gave {found.shape} numbers for {len(ask)} rows, {wrong} of them not finite"
+            )
+            raise UserCodeError(msg)
+        if metric in PROBABILITIES and len(found) and not 0 <= found.min() <= found.max() <= 1:
+            msg = f"{who} gave {found.min():g} to {found.max():g}; {metric} is of probabilities"
+            raise UserCodeError(msg)
+        return np.asarray(found)
+
+
 def challenge(
     learn: "pd.DataFrame",
     y: NDArray[np.float64],
@@ -30,6 +97,7 @@ def challenge(
     *,
     metric: str,
     name: str,
+    own: Own | None = None,
 ) -> NDArray[np.float64]:
     """
     Fit a small model, and predict other rows.
@@ -39,31 +107,36 @@ def challenge(
     :param ask: features to predict, shape ``(m_rows, n_features)``.
     :param metric: per-row loss; those of probabilities make it a classifier.
     :param name: who built the features; errors name it.
+    :param own: the user's challenger; none: 30 small trees.
     :return: shape ``(m_rows,)``.
-    :raises UserCodeError: if both frames have other columns.
+    :raises UserCodeError: if both frames have other columns, or the user's challenger fails.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    learn, ask = _learnable(learn, ask, name)
+    _check_columns(learn, ask, name)
+    if metric in PROBABILITIES and len(np.unique(y)) < 2:
+        return np.full(len(ask), y.mean())
+    if own is not None:
+        return own.predict(learn, y, ask, metric)
+    learn, ask = _learnable(learn, ask)
     if metric not in PROBABILITIES:
         regressor = HistGradientBoostingRegressor(max_iter=TREES, random_state=0)
         return np.asarray(regressor.fit(learn, y).predict(ask), dtype=np.float64)
-    if len(np.unique(y)) < 2:
-        return np.full(len(ask), y.mean())
     classifier = HistGradientBoostingClassifier(max_iter=TREES, random_state=0)
     return np.asarray(classifier.fit(learn, y).predict_proba(ask)[:, 1])
 
 
-def _learnable(
-    learn: "pd.DataFrame", ask: "pd.DataFrame", name: str
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Turn features into what HistGradientBoosting learns from: numbers and categories."""
-    import pandas as pd
-
+def _check_columns(learn: "pd.DataFrame", ask: "pd.DataFrame", name: str) -> None:
     if list(learn.columns) != list(ask.columns):
         first, second = (", ".join(map(repr, frame.columns)) for frame in (learn, ask))
         msg = f"{name} gave {second} for later rows and {first} for those before them"
         raise UserCodeError(msg)
+
+
+def _learnable(learn: "pd.DataFrame", ask: "pd.DataFrame") -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Turn features into what HistGradientBoosting learns from: numbers and categories."""
+    import pandas as pd
+
     pairs = [_pair(learn.iloc[:, i], ask.iloc[:, i]) for i in range(learn.shape[1])]
     pairs = [p for p in pairs if not pd.isna(p[0]).all()]  # scikit-learn cannot bin such a column
     pairs = pairs or [(np.zeros(len(learn)), np.zeros(len(ask)))]

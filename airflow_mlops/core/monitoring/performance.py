@@ -21,13 +21,14 @@ from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.data.tables import COMPLETE
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
 from airflow_mlops.core.metrics import BLOCKS, estimates
-from airflow_mlops.core.monitoring.challenger import ROWS, challenge
+from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.monitoring.served import Measured, ServedWindow, Waiting, blocks
 from airflow_mlops.core.monitoring.slices import Part, judge_slices
 from airflow_mlops.core.monitoring.unlabelled import MONITOR as ESTIMATE
 from airflow_mlops.core.monitoring.unlabelled import Guess, binned, expected
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.models import BASE_LOSS, UNTIL, ModelStore
 from airflow_mlops.policy import PROBABILITIES
 
@@ -64,6 +65,8 @@ class PerformanceMonitor:
     :param metric: name of the per-row loss.
     :param loss: the per-row loss itself.
     :param slices: columns of the rows by which the loss is measured, too.
+    :param challenger: ``module:function`` of the user's own challenger; none: 30 small trees. If it
+        fails, the window is measured without, and says why.
     """
 
     store: DatasetStore
@@ -75,6 +78,7 @@ class PerformanceMonitor:
     metric: str
     loss: Any
     slices: Sequence[str] = ()
+    challenger: str | None = None
 
     def measure(self, champion: ModelRef) -> Measured:
         """
@@ -148,6 +152,8 @@ class PerformanceMonitor:
             found = labels.get(window.start, ("", 0))
             old = known.get(window.index)
             same = old is not None and old.labels in ("", found[0])
+            if old is not None and old.unprobed and window.index == max(known):
+                same = False  # its challenger may be mended by now
             if same or until <= first or since > last:
                 continue
             served = self.observations.predictions(champion, since, until)
@@ -198,7 +204,8 @@ class PerformanceMonitor:
         p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
         part = rows.filter(pa.array(both))
         try:
-            return self._found(champion, cohort, part, p, probed[both], holdout)
+            kept = probed if isinstance(probed, str) else probed[both]
+            return self._found(champion, cohort, part, p, kept, holdout)
         except NotEnoughDataError as error:
             return cohort.waits(int(both.sum()), str(error))
 
@@ -208,14 +215,14 @@ class PerformanceMonitor:
         cohort: _Cohort,
         rows: Labelled,
         p: NDArray[np.float64],
-        probed: NDArray[np.float64],
+        probed: NDArray[np.float64] | str,
         holdout: Callable[[], Part | None],
     ) -> ServedWindow:
         """Put together what one window gives."""
         y, tags = rows.y, self.models.get(champion).tags
         mark = self.labels.watermark
         slices = Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(y, p))
-        champion_blocks, probe_blocks = (blocks(self.loss(y, x)) for x in (p, probed))
+        unprobed = probed if isinstance(probed, str) else ""
         return ServedWindow(
             str(champion),
             cohort.window.index,
@@ -223,8 +230,8 @@ class PerformanceMonitor:
             cohort.window.end,
             self.metric,
             len(y),
-            champion_blocks,
-            probe_blocks,
+            blocks(self.loss(y, p)),
+            () if isinstance(probed, str) else blocks(self.loss(y, probed)),
             served=cohort.served.num_rows,
             labels=cohort.labels[0],
             labelled_until=mark.isoformat() if mark else "",
@@ -232,6 +239,7 @@ class PerformanceMonitor:
             metrics=estimates(self.metric, y, p, seed=0),
             slices=judge_slices(slices, holdout()) if self.slices else (),
             bins=binned(p, y) if self.metric in PROBABILITIES else (),
+            unprobed=unprobed,
         )
 
     def _holdout(self, champion: ModelRef) -> Part | None:
@@ -262,8 +270,14 @@ class PerformanceMonitor:
                 )
                 raise ConfigurationError(msg)
 
-    def _probe(self, champion: ModelRef, rows: Labelled, since: datetime) -> NDArray[np.float64]:
-        """Predict a window with a small model of the newest labelled rows before it."""
+    def _probe(
+        self, champion: ModelRef, rows: Labelled, since: datetime
+    ) -> NDArray[np.float64] | str:
+        """
+        Predict a window with a small model of the newest labelled rows before it.
+
+        :return: the predictions, or why the user's own challenger gave none.
+        """
         windows = self.labels.windows()
         origin = datetime.fromisoformat(windows[0].start)
         enough, start = 0, origin
@@ -274,7 +288,15 @@ class PerformanceMonitor:
         recent = recent.slice(max(0, len(recent) - ROWS))
         with self.models.opened(champion) as model:
             learn, ask = (_built(model, part.frame, champion) for part in (recent, rows))
-        return challenge(learn, recent.y, ask, metric=self.metric, name=f"{champion}: build")
+        parts, name = (learn, recent.y, ask), f"{champion}: build"
+        if self.challenger is None:
+            return challenge(*parts, metric=self.metric, name=name)
+        try:
+            with scratch_folder("train") as scratch:
+                own = Own.load(self.challenger, scratch)
+                return challenge(*parts, metric=self.metric, name=name, own=own)
+        except UserCodeError as error:
+            return str(error)
 
     def _selection(self, since: datetime, until: datetime) -> Selection:
         return Selection(

@@ -35,6 +35,7 @@ class ServedWindow:
     :param metrics: the loss with its interval and, of a classifier, its scores.
     :param slices: losses of parts of the rows.
     :param bins: what came true, by tenths of the probability; empty for a regression.
+    :param unprobed: why there is no challenger's loss, and ``probe`` is empty; empty: there is one.
     """
 
     model: str
@@ -52,6 +53,7 @@ class ServedWindow:
     metrics: tuple[Estimate, ...] = ()
     slices: tuple[SliceLoss, ...] = ()
     bins: Bins = ()
+    unprobed: str = ""
 
     @property
     def loss(self) -> float:
@@ -60,8 +62,8 @@ class ServedWindow:
 
     @property
     def probe_loss(self) -> float:
-        """Mean loss of the cheap challenger."""
-        return float(np.mean(self.probe))
+        """Mean loss of the cheap challenger; NaN if there is none."""
+        return float(np.mean(self.probe)) if self.probe else float("nan")
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -70,7 +72,7 @@ class ServedWindow:
 
     @property
     def gain(self) -> NDArray[np.float64]:
-        """What the challenger saves, per block; positive: a retrain would have helped."""
+        """What the challenger saves, per block, if there is one; positive: a retrain helps."""
         return np.subtract(self.champion, self.probe, dtype=np.float64)
 
     @property
@@ -148,13 +150,13 @@ class Measured:
         """Return what goes on record about a window: it, a status and a line."""
         past = [w for w in self.windows if w.index <= window.index]
         worse = window.decayed or any(s.decayed for s in window.slices)
-        status: Status = "warn" if worse else "ok"
+        status: Status = "warn" if worse or window.unprobed else "ok"
         waiting = [str(w) for w in self.waiting if w.index > window.index]
         parts = [_realised(window), _decay(past), _guess(past, self.guesses or {})]
         parts += [_slices(window), *waiting[:SHOWN]]
         if len(waiting) > SHOWN:
             parts.append(f"{len(waiting) - SHOWN} more windows wait")
-        if status == "warn":
+        if worse:
             parts.append(f"see airflow mlops report {window.model.partition('@')[0]} --performance")
         line = "; ".join(filter(None, parts))
         return window.to_dict() | {"status": status, "line": line, "waiting": waiting}
@@ -172,6 +174,8 @@ def _decay(past: Sequence[ServedWindow]) -> str:
     """Compare with the backtest and with the challenger, and count the windows that decayed."""
     window = past[-1]
     fresh = f"a fresh small model {window.probe_loss:.4f}"
+    if window.unprobed:
+        fresh = f"no fresh small model beside it: {window.unprobed}"
     if window.base is None:
         return fresh
     word, last = Decay(), past[-Decay().counts[1] :]

@@ -82,10 +82,11 @@ def _picture(
     known = [(t, m) for t, w in zip(times, windows, strict=True) if (m := w.realised)]
     at, found = [t for t, _ in known], [m for _, m in known]
     based = [(t, w.base) for t, w in zip(times, windows, strict=True) if w.base is not None]
+    fresh = [(t, w.probe_loss) for t, w in zip(times, windows, strict=True) if w.probe]
     ahead = [guesses[index] for index in sorted(guesses) if index >= windows[0].index]
     lines = [
         Line("base", [t for t, _ in based], [b for _, b in based]),
-        Line("fresh", times, [w.probe_loss for w in windows]),
+        Line("fresh", [t for t, _ in fresh], [p for _, p in fresh]),
         Line("guess", [seconds(g.until) for g in ahead], [g.value for g in ahead]),
         Line("main", at, [m.value for m in found], [m.low for m in found], [m.high for m in found])
         if len(known) == len(windows)
@@ -146,7 +147,7 @@ def _cells(window: ServedWindow, guesses: Mapping[int, Guess]) -> tuple[Any, ...
         window.value,
         f"{found.low:.4f} to {found.high:.4f}" if found else None,
         window.base,
-        window.probe_loss,
+        window.probe_loss if window.probe else None,
         guess.value if guess else None,
     )
 

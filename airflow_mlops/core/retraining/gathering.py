@@ -85,6 +85,7 @@ class Gathering:
                 tuple(o.body["drifted"]),
             )
             for o in (self.observations.read(self.model, "drift", of=ref) if ref else ())
+            if o.body["window"] is not None
         }
         return [found[index] for index in sorted(found)]
 

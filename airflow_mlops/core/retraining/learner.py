@@ -1,7 +1,7 @@
 """Models of a simulation: fitted and asked in this process, never stored."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.metrics import loss_function
-from airflow_mlops.core.monitoring.challenger import ROWS, challenge
+from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
-from airflow_mlops.policy import PROBABILITIES
+from airflow_mlops.policy import PROBABILITIES, Drift
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +35,14 @@ class Fit:
     :param first: first window it learnt from.
     :param end: window behind the last one it learnt from.
     :param base: loss of its own backtest.
+    :param importance: what each column is worth to it, if the policy asks.
     """
 
     estimator: Any
     first: int
     end: int
     base: float = 0.0
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Learner:
     setting: Setting
     functions: Functions
     frame: "pd.DataFrame"
+    own: Own | None = None
 
     @classmethod
     def load(cls, history: History, setting: Setting, folder: Path) -> Self:
@@ -58,6 +61,7 @@ class Learner:
         Import the user's functions, and build the features of all rows.
 
         :param folder: scratch folder for the code.
+        :raises UserCodeError: if one of them is missing or fails.
         """
         name, ends = setting.model, (history.times[0], history.times[-1])
         span = [moment.isoformat() for moment in ends]
@@ -70,6 +74,8 @@ class Learner:
         )
         if setting.metric in PROBABILITIES:
             rows.check_classes()
+        named = setting.policy.challenger
+        own = Own.load(named, folder / "challenger") if named else None
         functions = Functions.load(
             rows,
             setting.features,
@@ -78,7 +84,7 @@ class Learner:
             params=setting.params,
             seed=setting.seed,
         )
-        return cls(history, setting, functions, functions.built())
+        return cls(history, setting, functions, functions.built(), own)
 
     def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
         """Fit on windows ``first`` to ``end``, ``end`` excluded."""
@@ -88,11 +94,14 @@ class Learner:
         return Fit(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
 
     def based(self, model: Fit) -> Fit:
-        """Measure a model's own backtest."""
+        """Measure a model's own backtest, and what the columns are worth if the policy asks."""
         rows = self._rows(model.first, model.end)
         part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
         loss = loss_function(self.setting.metric)
-        return replace(model, base=part.backtest(self.frame.iloc[rows], loss))
+        word = self.setting.policy.trigger(Drift)
+        asks = word is not None and word.weights == "importance"
+        tested = part.backtest(self.frame.iloc[rows], loss, importance=asks)
+        return replace(model, base=tested.loss, importance=tested.importance)
 
     def predict(self, model: Fit, window: int) -> Floats:
         """Predict the rows of a window."""
@@ -106,7 +115,11 @@ class Learner:
         return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
 
     def probe(self, window: int) -> Floats:
-        """Ask the cheap challenger of the newest rows before a window."""
+        """
+        Ask the cheap challenger of the newest rows before a window.
+
+        :raises UserCodeError: if it is the user's own, and fails.
+        """
         asked = self.history.span(window)
         learn = slice(max(0, asked.start - ROWS), asked.start)
         return challenge(
@@ -115,6 +128,7 @@ class Learner:
             self.frame.iloc[asked],
             metric=self.setting.metric,
             name=self.setting.features.name,
+            own=self.own,
         )
 
     def _rows(self, first: int, end: int) -> slice:

@@ -7,6 +7,7 @@ model that is trained anew every window (always).
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -58,6 +59,7 @@ class _Replay:
     trained: int = 0
     reference: Reference | None = None
     contract: Contract | None = None
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.watched = self.learner.used(self.setting.columns)
@@ -212,6 +214,7 @@ class _Replay:
         """The new champion's rows are what drift and contract are measured against."""
         windows = [self.profile(w) for w in range(model.first, model.end)]
         self.reference, self.drift = calibrate(windows), []
+        self.importance = model.importance
         schema = self.history.rows.select(self.watched).schema
         self.contract = infer_contract(schema, merge_all(windows))
 
@@ -223,7 +226,10 @@ class _Replay:
         report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
         word, drifted = self.setting.policy.trigger(Drift) or Drift(), report.drifted
         verdict = report.verdict(
-            share=word.share, important=word.important, weights=word.weights or None
+            share=word.share,
+            important=word.important,
+            weights=word.weights or None,
+            importance=self.importance,
         )
         self.drift.append((verdict.drifted, drifted))
         _, breaks = row_breaks(self.contract, self.history.part(window), self.history.key)

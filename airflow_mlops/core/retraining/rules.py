@@ -52,7 +52,8 @@ class Weighed:
     """
     The numbers that the rules look at.
 
-    :param probe: what the challenger saves, as a share of the champion's backtest loss.
+    :param probe: what the challenger saves, as a share of the champion's backtest loss; NaN if it
+        was not measured on the newest window.
     :param p_value: of "it saves more than the margin".
     :param regret: what waiting has cost, in windows of that loss.
     :param growth: labelled rows now over those at the last attempt.
@@ -76,10 +77,12 @@ def weigh(e: Evidence, policy: Retrain) -> Weighed:
     if e.champion is None or not e.windows:
         return Weighed(math.nan, math.nan, 0.0, growth, *flags)
     base, regret = max(e.champion.base_loss, 1e-12), 0.0
-    for window in e.windows:
+    for window in (w for w in e.windows if w.probe):
         regret = max(0.0, regret + float(window.gain.mean()) / base)
     probe = policy.trigger(Probe) or Probe()
     newest = e.windows[-1]
+    if not newest.probe:
+        return Weighed(math.nan, math.nan, regret, growth, *flags)
     p = p_more(newest.gain, probe.margin * base) if newest.rows >= probe.min_rows else math.nan
     return Weighed(float(newest.gain.mean()) / base, p, regret, growth, *flags)
 
@@ -94,6 +97,8 @@ def _probe(word: Probe, e: Evidence, weighed: Weighed) -> Finding:
     if not e.windows or e.champion is None:
         return Finding("probe", False, "no labelled window yet for a challenger", "better")
     newest, base = e.windows[-1], e.champion.base_loss
+    if not newest.probe:
+        return Finding("probe", False, f"window {newest.index}: {newest.unprobed}", "better")
     if math.isnan(weighed.p_value):
         text = (
             f"{newest.rows} labelled rows in the newest window, a challenger needs {word.min_rows}"

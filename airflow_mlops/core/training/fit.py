@@ -20,7 +20,7 @@ from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import models
 from airflow_mlops.core.training.catalogue import feature_tags
 from airflow_mlops.core.training.estimators import Written
-from airflow_mlops.core.training.functions import Fitted, Functions, Loss, Verify
+from airflow_mlops.core.training.functions import Backtest, Fitted, Functions, Loss, Verify
 from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore, ModelVersion
 from airflow_mlops.core.training.provenance import Environment, packages_of
@@ -42,6 +42,8 @@ class Training:
     :param verify: ``"sample"`` fits the newest 2,000 rows twice, ``"twice"`` all of them, to see
         that the training function is deterministic.
     :param allow_pickle: consent to an estimator that can only be pickled.
+    :param importance: measure how much the model needs each column of the rows; it is kept beside
+        the model, and makes it no other model.
     :param sources: the dataset versions, by their role: ``rows``, ``labels``; the run notes who
         made them, when, and what columns they have.
     """
@@ -56,6 +58,7 @@ class Training:
     verify: Verify = "sample"
     allow_pickle: bool = False
     sources: Mapping[str, Table] = field(default_factory=dict, repr=False)
+    importance: bool = False
 
     @property
     def name(self) -> str:
@@ -138,14 +141,14 @@ def _make(
         with store.watched(run_id):
             features = functions.built()
             fitted = functions.fitted(features, training.verify)
-            base = functions.backtest(features, loss[1])
-        metrics = {f"base_{loss[0]}": base, "training_rows": float(len(training.rows))}
+            tested = functions.backtest(features, loss[1], importance=training.importance)
+        metrics = {f"base_{loss[0]}": tested.loss, "training_rows": float(len(training.rows))}
         saved = save_model(
             folder / "model",
             estimator=fitted.estimator,
             features=training.features,
             train=training.train,
-            about=_about(training, fitted, metrics),
+            about=_about(training, fitted, metrics, tested),
             optional=(training.rows.key, training.rows.time),
             requirements=partial(_requirements, training),
             allow_pickle=training.allow_pickle,
@@ -158,7 +161,9 @@ def _make(
         store.log_inputs(run_id, _inputs(training))
     if not store.of_recipe(training.name, recipe.id):
         about = feature_tags(training.features, training.about["contract"], features.columns)
-        store.register(training.name, run_id, {**_facts(training, saved, base), **about, **who})
+        store.register(
+            training.name, run_id, {**_facts(training, saved, tested.loss), **about, **who}
+        )
 
 
 def _params(training: Training) -> dict[str, Any]:
@@ -188,9 +193,12 @@ def _facts(training: Training, saved: Saved, base: float) -> dict[str, str]:
     }
 
 
-def _about(training: Training, fitted: Fitted, metrics: Mapping[str, float]) -> dict[str, Any]:
+def _about(
+    training: Training, fitted: Fitted, metrics: Mapping[str, float], tested: Backtest
+) -> dict[str, Any]:
     """Facts that travel with the model."""
     return {
+        **({"importance": dict(tested.importance)} if training.importance else {}),
         **training.about,
         "recipe": training.recipe.to_dict(),
         "metrics": dict(metrics),

@@ -7,7 +7,7 @@ archives, never from the author's import path.
 
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -24,6 +24,7 @@ from airflow_mlops.core.training.fingerprints import (
     frame_digest,
     precision,
 )
+from airflow_mlops.core.training.importance import importances, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,19 @@ class Fitted:
     estimator: Any
     steps: Mapping[str, str]
     answers: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """
+    What a model of the first three quarters does on the last one.
+
+    :param loss: mean loss.
+    :param importance: column -> how much the loss rises when it is permuted; empty: not measured.
+    """
+
+    loss: float
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +118,32 @@ class Functions:
         self._check_rows_alone(frame)
         return frame
 
-    def backtest(self, features: "pd.DataFrame", loss: Loss) -> float:
-        """Fit the first three quarters, and return the mean loss on the last one."""
+    def backtest(
+        self, features: "pd.DataFrame", loss: Loss, *, importance: bool = False
+    ) -> Backtest:
+        """
+        Fit the first three quarters, and measure the loss on the last one.
+
+        :param importance: whether to measure what each column of the rows is worth, too.
+        """
         y = self.rows.y
         cut = len(y) * 3 // 4
         early = self.estimator(features.iloc[:cut], y[:cut])
         late = np.asarray(self.answers(early, features.iloc[cut:]), dtype=np.float64)
-        return float(loss(y[cut:], late).mean())
+        worth = self._importance(early, cut, loss) if importance else {}
+        return Backtest(float(loss(y[cut:], late).mean()), worth)
+
+    def _importance(self, early: Any, cut: int, loss: Loss) -> dict[str, float]:
+        """Permute columns of the rows from ``cut`` on, and ask what was fitted on those before."""
+        late = self.rows.slice(cut)
+        late = late.filter(spread(len(late)))
+        names, y = late.rows.schema.names, late.y
+
+        def lost(frame: "pd.DataFrame") -> float:
+            found = self.answers(early, self.features_of(frame))
+            return float(loss(y, np.asarray(found, dtype=np.float64)).mean())
+
+        return importances(late.frame, [n for n in names if n not in (late.key, late.time)], lost)
 
     def fitted(self, features: "pd.DataFrame", verify: Verify | None = None) -> Fitted:
         """
@@ -152,7 +185,7 @@ class Functions:
 
         :raises UserCodeError: if ``build`` fails.
         """
-        return _call(self.features.name, self.build, rows)
+        return called(self.features.name, self.build, rows)
 
     def _built(self, rows: Labelled) -> "pd.DataFrame":
         name, frame = self.features.name, self.features_of(rows.frame)
@@ -191,7 +224,7 @@ class Functions:
         :raises UserCodeError: if ``fit`` fails, or returns nothing that predicts.
         """
         name = self.train.name
-        estimator = _call(name, self.fit, features, y, seed=self.seed, **self.params)
+        estimator = called(name, self.fit, features, y, seed=self.seed, **self.params)
         if not hasattr(estimator, "predict"):
             msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
             raise UserCodeError(msg)
@@ -199,7 +232,7 @@ class Functions:
 
     def answers(self, estimator: Any, features: "pd.DataFrame") -> Any:
         """Predict from features: of a classifier, the probability of the second class."""
-        return _call(f"what {self.train.name} fitted", _predict, estimator, features)
+        return called(f"what {self.train.name} fitted", predicted, estimator, features)
 
     def _check_deterministic(
         self, features: "pd.DataFrame", y: NDArray[np.float64], estimator: Any = None
@@ -242,8 +275,14 @@ def _equal(one: "pd.Series[Any]", two: "pd.Series[Any]") -> bool:
     return np.allclose(x, y, rtol=0.0, atol=near * size, equal_nan=True)
 
 
-def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Call a function of the user; whatever it raises becomes an error that names it."""
+def called(name: str, function: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """
+    Call a function of the user; whatever it raises becomes an error that names it.
+
+    :param name: what it is called in the error.
+    :param function: the function, called with ``values`` and ``named``.
+    :raises UserCodeError: if it fails.
+    """
     try:
         return function(*values, **named)
     except MlopsError:
@@ -256,7 +295,12 @@ def _call(name: str, function: Callable[..., Any], *values: Any, **named: Any) -
         raise UserCodeError(msg) from error
 
 
-def _predict(estimator: Any, features: "pd.DataFrame") -> Any:
+def predicted(estimator: Any, features: "pd.DataFrame") -> Any:
+    """
+    Predict from features: of a classifier, the probability of the second class.
+
+    :raises NotEnoughDataError: if it knows more or fewer than two classes.
+    """
     if not hasattr(estimator, "predict_proba"):
         return estimator.predict(features)
     chances = estimator.predict_proba(features)

@@ -7,6 +7,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from airflow_mlops.core.data.sources import ArrowSource
@@ -112,6 +113,62 @@ def test_labels_that_change_later_are_measured_anew_and_the_same_ones_are_not(
 def _brier(labels):
     truth = np.array(labels.to_pylist()[7 * 168 :])
     return brier_score_loss(truth, np.full(168, 0.3))
+
+
+CHALLENGERS = """
+    import numpy as np
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    def fit(X, y, *, seed):
+        return LogisticRegression(random_state=seed).fit(X, y)
+
+    def raises(X, y, *, seed):
+        raise ValueError("too few")
+
+    def nothing(X, y, *, seed):
+        return None
+
+    class Nan:
+        def predict(self, X):
+            return np.full(len(X), np.nan)
+
+    def nan(X, y, *, seed):
+        return Nan()
+
+    def line(X, y, *, seed):
+        return LinearRegression().fit(X, y)
+
+    def classes(X, y, *, seed):
+        return LogisticRegression().fit(X, np.arange(len(y)) % 3)
+"""
+
+FAILS = {
+    "raises": "raised ValueError: too few (line 9)",
+    "nothing": "'NoneType' object has no attribute 'predict'",
+    "nan": "gave (168,) numbers for 168 rows, 168 of them not finite",
+    "line": "brier is of probabilities",
+    "classes": "was fitted on 3 classes",
+    "gone": "defines no function 'gone' at top level",
+}
+
+
+def test_a_challenger_of_the_user_takes_the_place_of_the_trees_or_says_why_not(
+    served, monitor, observations, user_module, labelled_weeks
+):
+    ref, name = served(), user_module(CHALLENGERS)
+    for function, why in {**FAILS, "fit": ""}.items():
+        (found,) = replace(monitor(), challenger=f"{name}:{function}").measure(ref).windows
+        (seen,) = observations.read(ref.name, "performance")
+        assert (found.rows, found.realised is not None) == (168, True)
+        assert (found.probe == ()) == bool(why)
+        assert why in found.unprobed
+        if why:
+            assert f"challenger {name}:{function}" in found.unprobed
+            assert found.unprobed in seen.body["line"]
+    rows, labels = (p.to_pandas() for p in (labelled_weeks().rows, labelled_weeks().labels))
+    model = LogisticRegression().fit(rows[["x", "y"]][: 7 * 168], labels.up[: 7 * 168])
+    p = model.predict_proba(rows[["x", "y"]][7 * 168 :])[:, 1]
+    assert found.probe_loss == pytest.approx(brier_score_loss(labels.up[7 * 168 :], p))
 
 
 def test_a_window_that_nobody_served_is_not_measured(served, monitor):

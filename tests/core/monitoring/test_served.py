@@ -24,7 +24,7 @@ def window(index=51, loss=0.2134, probe=0.2101, **more):
         "metrics": (Estimate("brier", loss, loss - 0.0094, loss + 0.0096, 333),),
         "bins": ((1.0, 0.5, 1.0),) * 10,
     }
-    blocks = [tuple(float(x) for x in value + SPREAD) for value in (loss, probe)]
+    blocks = [tuple(float(x) for x in value + SPREAD) if value else () for value in (loss, probe)]
     span = ("2024-01-01T00:00:00+00:00", "2024-01-08T00:00:00+00:00")
     return ServedWindow("m@1", index, *span, "brier", 333, *blocks, **{**usual, **more})
 
@@ -75,6 +75,16 @@ def test_what_is_on_record_comes_back_also_from_before_it_knew_as_much():
     assert old.value == pytest.approx(0.2134)
     line = Measured((old,)).body(old)["line"]
     assert line == "window 51: m@1 brier 0.2134; a fresh small model 0.2101"
+
+
+def test_without_its_challenger_a_window_says_why_and_keeps_all_else():
+    alone = window(loss=0.198, probe=(), unprobed="challenger m:f raised ValueError: no")
+    body = json.loads(json.dumps(Measured((alone,)).body(alone)))
+    assert ServedWindow.from_dict(body) == alone
+    assert body["status"] == "warn"
+    assert "no fresh small model beside it: challenger m:f raised ValueError: no" in body["line"]
+    assert "--performance" not in body["line"]
+    assert alone.probe_loss != alone.probe_loss
 
 
 def test_decay_is_a_t_test_of_the_blocks():

@@ -251,6 +251,11 @@ def test_performance_over_time_marks_decisions_and_alarms():
     read(performance_report("m", old))
 
 
+def test_a_window_without_its_challenger_is_drawn_too():
+    alone = replace(window_of(1), probe=(), unprobed="challenger m:f raised ValueError")
+    read(performance_report("m", [{**alone.to_dict(), "line": ""}]))
+
+
 def test_years_of_windows_and_decisions_stay_small():
     windows = [replace(window_of(1), index=i, until=str(MONDAY + i * WEEK)) for i in range(2000)]
     bodies = [{**w.to_dict(), "line": ""} for w in windows]

@@ -166,6 +166,16 @@ def test_a_window_of_too_few_rows_does_not_probe():
     assert answer(windows=(window(0.05, rows=49),)) == ("keep", "none")
 
 
+def test_a_window_without_its_challenger_neither_asks_nor_costs():
+    why = "challenger m:f raised ValueError: no"
+    mute = replace(window(0.9, 4), probe=(), unprobed=why)
+    found = decide(evidence(windows=(mute,)), POLICY)
+    assert (found.op, f"window 4: {why}" in found.reason) == ("keep", True)
+    assert (math.isnan(found.facts["probe"]), found.facts["regret"]) == (True, 0.0)
+    some = tuple(window(0.03, i) for i in range(4))
+    assert answer(windows=(*some, mute)) == ("retrain", "regret")
+
+
 def test_only_the_newest_window_is_probed():
     assert answer(windows=(window(0.05, 0), window(-0.05, 1))) == ("keep", "none")
 

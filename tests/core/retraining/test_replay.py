@@ -11,12 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.core.data.features import archive
-from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, RejectedError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    NotEnoughDataError,
+    RejectedError,
+    UserCodeError,
+)
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
-from airflow_mlops.policy import AtLeast, Loads, NotWorse, Retrain, Schedule
+from airflow_mlops.policy import AtLeast, Drift, Loads, NotWorse, Probe, Retrain, Schedule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 120
@@ -97,6 +102,42 @@ def test_a_turned_relation_is_answered_by_a_retrain_that_pays(history, setting):
     assert found.loss() < 0.7 * found.loss("never")
 
 
+OWN = """
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+
+def fit(X, y, *, seed):
+    assert list(X) == ["x", "z"] and seed == 0
+    return LogisticRegression(random_state=seed).fit(X, y)
+
+def naive(X, y, *, seed):
+    return DummyClassifier().fit(X, y)
+
+def broken(X, y, *, seed):
+    raise ValueError("no")
+"""
+
+
+def test_a_policy_may_bring_its_own_challenger(history, setting, user_module):
+    name = user_module(OWN)
+
+    def asked(function):
+        probe = Probe(challenger=f"{name}:{function}")
+        policy = Retrain((probe, Schedule("70d")), cooldown="5d", budget="9 per 30d")
+        return [
+            s.window
+            for s in simulate(history(), setting(policy=policy)).steps
+            if s.trigger == "probe"
+        ]
+
+    assert asked("fit")[0] == TURN + 1
+    assert asked("naive")[0] == TURN  # it saw nothing, and beats whom the turn misleads
+    with pytest.raises(UserCodeError, match=f"challenger {name}:broken raised ValueError: no"):
+        asked("broken")
+    with pytest.raises(UserCodeError, match=f"challenger {name}:gone: .* defines no function"):
+        asked("gone")
+
+
 def test_labels_that_come_late_delay_the_answer_by_as_much(history, setting):
     found = simulate(history(), setting(delay=3))
     asked = [step.window for step in found.steps if step.trigger == "probe"]
@@ -132,6 +173,21 @@ def test_moved_data_is_named_column_by_column(history, setting):
     rows.loc[15 * ROWS : 16 * ROWS - 1, "z"] += 4.0
     found = simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), setting())
     assert [(a.window, a.monitor, a.columns) for a in found.alarms] == [(15, "drift", ("z",))]
+
+
+def test_a_column_that_is_worth_nothing_to_the_model_is_no_drift_of_the_dataset(history, setting):
+    rows = table(turn=99).to_pandas()
+    rows.loc[15 * ROWS :, "z"] += 3.0
+    past = history(pa.Table.from_pandas(rows, preserve_index=False))
+
+    def said(weights):
+        policy = Retrain((Drift("2 of 3", weights=weights),), "5d", "9 per 30d")
+        found = simulate(past, setting(policy=policy))
+        assert {a.columns for a in found.alarms} == {("z",)}
+        return found.steps[-1].reason
+
+    assert "drifted in 3 of 3 windows" in said(None)
+    assert "drifted in 0 of 3 windows" in said("importance")
 
 
 def test_a_null_where_training_saw_none_is_an_alarm_of_the_contract(history, setting, code):

@@ -61,6 +61,19 @@ def test_a_version_is_reproduced_to_the_byte(model_store, dataset_store, trained
     assert json.loads(json.dumps(found.to_dict()))["verdict"] == "identical bytes"
 
 
+def test_importances_travel_with_a_version_and_are_no_part_of_its_recipe(
+    model_store, dataset_store, make_training
+):
+    plain = make_training()
+    training = replace(plain, importance=True)
+    assert training.recipe.id == plain.recipe.id
+    ref = ModelRef.parse(train_model(model_store, training, loss=BRIER, tags={}).model)
+    found = model_store.about(ref)["importance"]
+    assert list(found) == ["kind", "x", "y"]
+    assert (found["kind"], found["y"] > 0.1 > 10 * found["x"]) == (0.0, True)
+    assert reproduce(model_store, dataset_store, ref).verdict == "identical bytes"
+
+
 def test_the_rows_it_was_judged_on_are_predicted_too(model_store, dataset_store, trained):
     ref, run = trained()
     span = {"since": "2024-02-19T00:00:00+00:00", "until": "2024-02-26T00:00:00+00:00"}

@@ -27,6 +27,9 @@ VOLUME = 0.10
 LATE = 1.5
 """Times the usual lag from which a delivery may be late."""
 
+AHEAD = 60.0
+"""Seconds by which two clocks may differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -87,7 +90,7 @@ def judge_freshness(
     :param alpha: rate of false alarms of the comparison with the past, 0 to 1.
     """
     lag = (now - newest).total_seconds()
-    if lag < 0:
+    if lag < -AHEAD:
         return (Arrival("freshness", f"the newest row is {_span(-lag)} ahead of the clock"),)
     if limit is not None and lag > limit.total_seconds():
         text = f"the newest row is {_span(lag)} old, allowed are {_span(limit.total_seconds())}"

@@ -37,6 +37,15 @@ def body_of(
     return with_arrivals(body, arrivals)
 
 
+def body_before(model: str) -> dict[str, Any]:
+    """
+    Write an observation without a window: none is complete since a version serves.
+
+    :param model: that version.
+    """
+    return {"model": model, "window": None, "drifted": [], "columns": []}
+
+
 def with_arrivals(body: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[str, Any]:
     """Write an observation anew with other findings about the delivery."""
     odd = bool(body["drifted"] or body.get("warned") or arrivals)
@@ -49,6 +58,9 @@ def with_arrivals(body: Mapping[str, Any], arrivals: Sequence[Arrival]) -> dict[
 
 
 def _line(body: Mapping[str, Any], arrivals: Sequence[Arrival]) -> str:
+    others = "".join(f"; {a.text}" for a in arrivals)
+    if body["window"] is None:
+        return f"no window is complete since {body['model']} serves{others}"
     says = [
         f"{_named(body, names)} {word}"
         for names, word in ((body["drifted"], "drifted"), (body.get("warned"), "moved a little"))
@@ -56,7 +68,6 @@ def _line(body: Mapping[str, Any], arrivals: Sequence[Arrival]) -> str:
     ]
     what = " and ".join(says) or "no column drifted"
     whole = f"; the dataset drifted: {body['reason']}" if body.get("dataset") else ""
-    others = "".join(f"; {a.text}" for a in arrivals)
     return f"window {body['window']}: {what} against what {body['model']} saw{whole}{others}"
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.policy.retraining import Weights
 
 Status = Literal["ok", "warn", "drifted"]
 
@@ -89,18 +90,23 @@ class DriftReport:
         *,
         share: float = 0.3,
         important: Collection[str] = (),
-        weights: Mapping[str, float] | None = None,
+        weights: Weights = None,
+        importance: Mapping[str, float] | None = None,
     ) -> DatasetDrift:
         """
         Judge the dataset: it drifted if an important column did, or columns of enough weight.
 
         :param share: weight from which the dataset counts as drifted, 0 to 1.
         :param important: columns of which one is enough.
-        :param weights: column -> weight, such as its importance; columns without one weigh
-            nothing. ``None``: all the same.
+        :param weights: column -> weight; columns without one weigh nothing. ``"importance"``: those
+            of ``importance``. ``None``: all the same.
+        :param importance: column -> what it is worth to the model; unknown, or all 0: the columns
+            weigh the same, and the reason says so.
         :raises ConfigurationError: if a column that is named was not compared.
         """
-        names = [c.column for c in self.columns]
+        names, note = [c.column for c in self.columns], ""
+        if weights == "importance":
+            weights, note = self._important(importance or {})
         for name in (*important, *(weights or ())):
             if name not in names:
                 msg = f"no column {name!r} was compared for drift; there are {', '.join(names)}"
@@ -111,14 +117,23 @@ class DriftReport:
         weight = sum(weigh.get(n, 0.0) for n in self.drifted) / total if total else 0.0
         decisive = [n for n in self.drifted if n in important]
         if decisive:
-            reason = f"{', '.join(decisive)} drifted, and is important"
+            reason = f"{', '.join(decisive)} drifted, and is important{note}"
             return DatasetDrift(True, weight, reason)
         drifted = bool(self.drifted) and weight >= share
         reason = (
             f"{len(self.drifted)} of {len(judged)} columns drifted, with {weight:.0%} of the "
-            f"weight; {share:.0%} is enough"
+            f"weight; {share:.0%} is enough{note}"
         )
         return DatasetDrift(drifted, weight, reason)
+
+    def _important(self, known: Mapping[str, float]) -> tuple[Mapping[str, float] | None, str]:
+        """Return the importances of the judged columns, or why there are none."""
+        judged = (c.column for c in self.columns if c.statistic not in UNJUDGED)
+        found = {name: known[name] for name in judged if name in known}
+        if any(found.values()):
+            return found, ""
+        why = "of all of them are 0" if found else "were not measured in the champion's training"
+        return None, f"; all columns weigh the same, for importances {why}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, as XCom and the observations store them."""

@@ -56,6 +56,7 @@ def test_a_row_older_than_usual_or_than_allowed_is_named():
 def test_a_clock_that_went_back_is_named():
     (found,) = judge_freshness(NOON + 3 * HOUR, NOON, [60.0] * 9)
     assert found.text == "the newest row is 3.0 hours ahead of the clock"
+    assert judge_freshness(NOON + HOUR / 90, NOON, [60.0] * 9) == ()  # clocks of two machines
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-03-02T12:00:00"])

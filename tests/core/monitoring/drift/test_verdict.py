@@ -258,6 +258,28 @@ def test_columns_that_cannot_drift_weigh_nothing():
     assert found.reason == "1 of 3 columns drifted, with 33% of the weight; 30% is enough"
 
 
+def test_columns_may_weigh_what_they_are_worth_to_the_model():
+    worth = {"a": 0.03, "b": 0.07, "x": 9.0, "gone": 9.0}
+    found = of_columns("a", unjudged="x").verdict(weights="importance", importance=worth)
+    assert (found.drifted, found.weight) == (True, pytest.approx(0.3))
+    assert not of_columns("cdef").verdict(weights="importance", importance=worth).drifted
+
+
+@pytest.mark.parametrize(
+    ("worth", "why"),
+    [
+        (None, "were not measured in the champion's training"),
+        ({}, "were not measured in the champion's training"),
+        ({"a": 0.0, "b": 0.0, "x": 1.0}, "of all of them are 0"),
+    ],
+)
+def test_without_importances_all_columns_weigh_the_same_and_that_is_said(worth, why):
+    plain = of_columns("ab", unjudged="x").verdict()
+    found = of_columns("ab", unjudged="x").verdict(weights="importance", importance=worth)
+    assert (found.drifted, found.weight) == (plain.drifted, plain.weight)
+    assert found.reason == f"{plain.reason}; all columns weigh the same, for importances {why}"
+
+
 def test_a_misspelt_column_of_a_verdict_is_named():
     with pytest.raises(ConfigurationError, match="no column 'prize' was compared for drift"):
         of_columns("").verdict(important=("prize",))
