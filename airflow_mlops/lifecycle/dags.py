@@ -114,7 +114,8 @@ def _drift(life: "Lifecycle") -> dict[str, Any]:
     """When a window counts as drifted, in the words of the policy."""
     word = life.policy.trigger(Drift) or Drift()
     weights = dict(word.weights) if isinstance(word.weights, Mapping) else word.weights
-    return {"share": word.share, "important": list(word.important), "weights": weights}
+    lists = {"important": list(word.important), "ignore": list(word.ignore)}
+    return {"share": word.share, "weights": weights, **lists}
 
 
 def _freshness(life: "Lifecycle") -> dict[str, Any]:

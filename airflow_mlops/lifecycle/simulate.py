@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.lifecycle.declaration import Lifecycle
-from airflow_mlops.policy import duration
+from airflow_mlops.policy import Drift, duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.retraining.history import History
@@ -61,11 +61,14 @@ def simulate(life: Lifecycle, past: Past, *, policy: Lifecycle | None = None) ->
         msg = f"warm-up {past.warmup} and label delay {past.delay}: 2 or more, and 0 or more"
         raise ConfigurationError(msg)
     history = _history(life, past)
-    for name in life.data.columns or ():
-        if name not in history.columns:
-            known = ", ".join(history.columns)
-            msg = f"{past.path} lacks {name!r} of Table(columns=...); it has {known}"
-            raise ConfigurationError(msg)
+    drift = rules.policy.trigger(Drift) or Drift()
+    named = {"Table(columns=...)": life.data.columns or (), "Drift(ignore=...)": drift.ignore}
+    for word, names in named.items():
+        for name in names:
+            if name not in history.columns:
+                known = ", ".join(history.columns)
+                msg = f"{past.path} lacks {name!r} of {word}; it has {known}"
+                raise ConfigurationError(msg)
     return replay(
         history,
         Setting(

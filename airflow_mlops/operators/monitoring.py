@@ -32,6 +32,7 @@ class DetectDriftOperator(MlopsOperator):
 
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
     :param columns: columns to compare; none: all but key and time.
+    :param ignore: columns to leave out, such as those of the calendar.
     :param engine: ``profile`` for tables of any size, ``spark`` to read the rows with Spark,
         ``evidently`` for frames that fit in memory.
     :param alpha: rate of false alarms, per window and over all columns; of warnings, too.
@@ -53,6 +54,7 @@ class DetectDriftOperator(MlopsOperator):
         *,
         snapshot: Xcom,
         columns: Sequence[str] | None = None,
+        ignore: Sequence[str] = (),
         engine: str = "profile",
         alpha: float = 0.01,
         share: float = 0.3,
@@ -65,6 +67,7 @@ class DetectDriftOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.snapshot = snapshot
         self.columns = columns
+        self.ignore = ignore
         self.engine = engine
         self.alpha = alpha
         self.share = share
@@ -120,9 +123,15 @@ class DetectDriftOperator(MlopsOperator):
         from airflow_mlops.core.monitoring.drift.arrival import LOOKED, judge_volume
         from airflow_mlops.core.monitoring.drift.record import body_of
 
-        asked = {"columns": self.columns, "engine": self.engine, "alpha": self.alpha}
         rows = current.between(*window.span)
-        report = detect_drift(reference, rows, **asked)  # type: ignore[arg-type]
+        report = detect_drift(
+            reference,
+            rows,
+            columns=self.columns,
+            ignore=self.ignore,
+            engine=self.engine,
+            alpha=self.alpha,
+        )
         verdict = report.verdict(
             share=self.share,
             important=self.important,

@@ -111,6 +111,8 @@ class Drift(Trigger):
     :param important: columns of which one is enough.
     :param weights: column -> weight; ``"importance"``: how much the champion's loss rises when that
         column is permuted, which its training then measures; ``None``: all weigh the same.
+    :param ignore: columns that are not judged, such as those of the calendar: a month that training
+        has not seen always drifts.
     """
 
     sustained: str = "2 of 3"
@@ -118,6 +120,7 @@ class Drift(Trigger):
     share: float = 0.3
     important: tuple[str, ...] = ()
     weights: Weights = None
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts("Drift", self.sustained)
@@ -128,6 +131,13 @@ class Drift(Trigger):
         named = self.weights if isinstance(self.weights, Mapping) else {}
         for name, weight in named.items():
             between(f"Drift weight of {name!r}", weight, 0.0, 1e9)
+        if isinstance(self.ignore, str):
+            msg = f"Drift ignore is {self.ignore!r}; write a list, [{self.ignore!r}]"
+            raise ValueError(msg)
+        for name in (*self.important, *named):
+            if name in self.ignore:
+                msg = f"Drift ignore names {name!r}, which is important or has a weight"
+                raise ValueError(msg)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -136,7 +146,10 @@ class Drift(Trigger):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types: what is read back from the ledger is equal."""
-        return Word.to_dict(self) | {"important": list(self.important)}
+        return Word.to_dict(self) | {
+            "important": list(self.important),
+            "ignore": list(self.ignore),
+        }
 
 
 @dataclass(frozen=True, slots=True)

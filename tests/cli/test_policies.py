@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.airflow]
 
 DAG_FILE = """
 from airflow_mlops.lifecycle import Lifecycle
-from airflow_mlops.policy import Approval, AtLeast, NotWorse, Probe, Regret, Table, Window
+from airflow_mlops.policy import Approval, AtLeast, Drift, NotWorse, Probe, Regret, Table, Window
 
 def life(name, **changed):
     usual = dict(
@@ -108,6 +108,11 @@ class TestSimulate:
                 ' columns=("x", "gone")))',
                 (),
                 "lacks 'gone' of Table(columns=...)",
+            ),
+            (
+                'life("m", retrain=[Regret(), Drift(ignore=["month"])])',
+                (),
+                "lacks 'month' of Drift(ignore=...)",
             ),
         ],
     )

@@ -222,9 +222,11 @@ class _Replay:
         """Look at the rows of a window before their labels are there."""
         if self.reference is None or self.contract is None:
             return
-        found = judge_drift(self.reference, self.profile(window), self.watched, alpha=ALPHA)
+        word = self.setting.policy.trigger(Drift) or Drift()
+        columns = [name for name in self.watched if name not in word.ignore]
+        found = judge_drift(self.reference, self.profile(window), columns, alpha=ALPHA)
         report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
-        word, drifted = self.setting.policy.trigger(Drift) or Drift(), report.drifted
+        drifted = report.drifted
         verdict = report.verdict(
             share=word.share,
             important=word.important,

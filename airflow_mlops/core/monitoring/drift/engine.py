@@ -1,6 +1,6 @@
 """The seam between the question "did it drift?" and the ways to compute the answer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -35,6 +35,7 @@ def detect_drift(
     current: "Slice",
     *,
     columns: Sequence[str] | None = None,
+    ignore: Collection[str] = (),
     engine: str = "profile",
     alpha: float = 0.01,
 ) -> DriftReport:
@@ -44,6 +45,7 @@ def detect_drift(
     :param reference: the training rows; five windows or more calibrate the verdict on them.
     :param current: the rows in question.
     :param columns: columns to compare; ``None``: all of the reference but key and time.
+    :param ignore: columns to leave out.
     :param engine: a key of :data:`ENGINES`.
     :param alpha: rate of false alarms over all columns, 0 to 1.
     :raises ConfigurationError: if the engine or a column is unknown.
@@ -52,10 +54,11 @@ def detect_drift(
     table = reference.table
     known = [name for name in table.schema.names if name not in (table.key, table.time)]
     wanted = list(columns) if columns is not None else known
-    for name in wanted:
+    for name in (*wanted, *ignore):
         if name not in known:
             msg = f"no column {name!r} to compare in {table.ref}; it has {', '.join(known)}"
             raise ConfigurationError(msg)
+    wanted = [name for name in wanted if name not in ignore]
     for part in (reference, current):
         if not part.windows():
             msg = f"no whole window of {part.table.ref} between {part.since} and {part.until}"

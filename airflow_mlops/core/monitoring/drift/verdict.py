@@ -45,7 +45,9 @@ CALIBRATE_FROM = 5
 """Windows that the reference needs for its past to count."""
 
 _PRIOR_WINDOWS, _PRIOR_SPREAD = 5, 0.6
-_AGREES = 1.645
+_AGREES, _TOGETHER = 1.645, 2.0
+"""Normal scores up to which the past agrees with the textbook: of a column, of the table."""
+
 _MEDIAN = math.sqrt(math.pi / 2)
 """Standard error of the median of normal scores, as a multiple of that of their mean."""
 
@@ -108,7 +110,7 @@ def _speaking(past: Mapping[Question, Sequence[Test]]) -> dict[Question, Sequenc
     dependent = {
         kind
         for kind, found in table.items()
-        if median(found) * math.sqrt(len(found)) > _AGREES * _MEDIAN
+        if median(found) * math.sqrt(len(found)) > _TOGETHER * _MEDIAN
     }
     return {
         question: old
@@ -152,8 +154,10 @@ def judge(
         elif getattr(before, "times", False):
             found[name] = ColumnDrift(name, "timestamp", 0.0, 1.0, 1.0, drifted=False)
         else:
-            for check in checks(before, now):
-                asked.append(_Asked(name, check, _p_value(name, check, reference.past)))
+            asked += [
+                _Asked(name, check, _p_value(name, check, reference.past))
+                for check in checks(before, now)
+            ]
     for question, p in zip(asked, _adjusted([a.p for a in asked]), strict=True):
         found[question.column] = _fold(found.get(question.column), question, p, alpha)
     return tuple(found[name] for name in columns if name in found)

@@ -90,6 +90,14 @@ def test_an_engine_leaves_key_and_time_out(opened, engine):
     assert [c.column for c in found.columns] == ["x", "kind"]
 
 
+def test_what_is_ignored_is_not_compared_and_a_misspelt_one_is_named(opened, engine):
+    table = opened(drifted=True)
+    found = detect_drift(*parts(table), engine=engine, ignore=["x"])
+    assert [c.column for c in found.columns] == ["kind"]
+    with pytest.raises(ConfigurationError, match="no column 'prize' to compare"):
+        detect_drift(*parts(table), engine=engine, ignore=["prize"])
+
+
 def test_an_engine_is_silent_when_nothing_moved(opened, engine):
     found = detect_drift(*parts(opened(drifted=False)), engine=engine)
     assert found.drifted == ()
