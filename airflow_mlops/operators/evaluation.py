@@ -159,6 +159,7 @@ class RetryRoundOperator(MlopsOperator):
             self.ledger(),
             self.entry(self.verdict["refused"]),
             self.entry(self.selection["decision"]),
+            share=float(self.selection["share"]),
             by=task_of(context),
             rounds=self.rounds,
         )

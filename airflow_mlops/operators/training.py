@@ -130,11 +130,13 @@ class ChooseHistoryOperator(MlopsOperator):
             return asked
         learn = asked["train"]
         since, until = (datetime.fromisoformat(learn[end]) for end in ("since", "until"))
-        spans = {f"x{share:g}": until - (until - since) * share for share in self.shorter}
+        shares = {f"x{share:g}": share for share in self.shorter}
+        spans = {name: until - (until - since) * share for name, share in shares.items()}
         choice = self._choice(spans)
         self.log.info("%s", choice)
         if choice.chosen != OWN:
             learn = {**learn, "since": spans[choice.chosen].isoformat()}
+            asked["share"] = shares[choice.chosen]
         return {**asked, "train": learn, "history": choice.to_dict()}
 
     def _choice(self, spans: Mapping[str, datetime]) -> "SpanChoice":

@@ -51,12 +51,15 @@ def record(
     return ledger.record(evidence.model, key, {"op": "decide"}, build)[0]
 
 
-def next_round(ledger: Ledger, refused: Entry, decision: Entry, *, by: str, rounds: int) -> Entry:
+def next_round(
+    ledger: Ledger, refused: Entry, decision: Entry, *, share: float, by: str, rounds: int
+) -> Entry:
     """
     Start another round after a refusal, with half the history; or tell people that none is left.
 
     :param refused: entry by which the gate refused the candidate.
     :param decision: entry of the ``retrain`` decision that led to it.
+    :param share: of the span of the policy that the refused candidate has learnt from.
     :param rounds: most rounds of one attempt.
     """
     number = int(decision.evidence["round"])
@@ -69,7 +72,7 @@ def next_round(ledger: Ledger, refused: Entry, decision: Entry, *, by: str, roun
     body = {
         **decision.evidence,
         "round": number + 1 if again else number,
-        "share": float(decision.evidence.get("share", 1.0)) / 2,
+        "share": share / 2,
         "after": refused.seq,
     }
 

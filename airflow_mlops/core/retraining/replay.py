@@ -139,7 +139,7 @@ class _Replay:
     def _attempt(self, decision: Entry, window: int, holdout: int) -> Entry:
         """Train, judge and promote; or go back for another round."""
         evidence, state = decision.evidence, self.state
-        candidate = self._candidate(evidence, holdout)
+        candidate, share = self._candidate(evidence, holdout)
         verdict = self._verdict(candidate, holdout, str(evidence["burden"]))
         version = len(self.models) + 1
         self.models[version] = candidate
@@ -160,26 +160,29 @@ class _Replay:
             return entry
         if state.champion is None or verdict.status == "uncertain":
             return entry
-        return next_round(self.ledger, entry, decision, by=WHO, rounds=self.setting.rounds)
+        rounds = self.setting.rounds
+        return next_round(self.ledger, entry, decision, share=share, by=WHO, rounds=rounds)
 
-    def _candidate(self, evidence: Any, holdout: int) -> Fit:
-        """Fit on the span of the policy, or on another one that helps more."""
+    def _candidate(self, evidence: Any, holdout: int) -> tuple[Fit, float]:
+        """Fit on the span of the policy, or on another one that helps more; return its share."""
         share, params = float(evidence.get("share", 1.0)), evidence["params"]
         first = self.history.since(holdout, self.setting.span * share)
-        fitted = {OWN: self.learner.fit(first, holdout, params=params)}
+        fitted, shares = {OWN: self.learner.fit(first, holdout, params=params)}, {OWN: share}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)
             rows = slice(self.history.bounds[begin], self.history.bounds[holdout])
             known = {model.first for model in fitted.values()}
             if begin not in known and enough(self.history.y[rows]):
-                fitted[f"x{other:g}"] = self.learner.fit(begin, holdout, params=params)
+                name = f"x{other:g}"
+                fitted[name] = self.learner.fit(begin, holdout, params=params)
+                shares[name] = other
         self.trained += len(fitted) + 1
         losses = {
             name: self.learner.losses(self.learner.predict(model, holdout), holdout)
             for name, model in fitted.items()
         }
         choice = choose_span(self.setting.metric, losses.pop(OWN), losses)
-        return self.learner.based(fitted[choice.chosen])
+        return self.learner.based(fitted[choice.chosen]), shares[choice.chosen]
 
     def _verdict(self, candidate: Fit, holdout: int, burden: str) -> Verdict:
         """Judge a candidate on the hold-out, beside the champion."""

@@ -109,12 +109,13 @@ def refused(ledger, model, number):
     )[0]
 
 
-def test_a_refused_round_is_tried_again_on_half_the_history_until_none_is_left(ledger, model):
+def test_a_refused_round_is_tried_again_on_half_of_what_it_learnt_until_none_is_left(ledger, model):
     first = put(ledger, gathered(ledger, model))
-    second = next_round(ledger, refused(ledger, model, 1), first, by="t", rounds=2)
-    assert (second.op, second.evidence["round"], second.evidence["share"]) == ("retrain", 2, 0.5)
-    assert next_round(ledger, refused(ledger, model, 1), first, by="t", rounds=2) == second
-    last = next_round(ledger, refused(ledger, model, 2), second, by="t", rounds=2)
+    second = next_round(ledger, refused(ledger, model, 1), first, share=0.25, by="t", rounds=2)
+    assert (second.op, second.evidence["round"], second.evidence["share"]) == ("retrain", 2, 0.125)
+    again = next_round(ledger, refused(ledger, model, 1), first, share=0.25, by="t", rounds=2)
+    assert again == second
+    last = next_round(ledger, refused(ledger, model, 2), second, share=0.125, by="t", rounds=2)
     assert last.op == "ask"
     assert "2 of 2 rounds refused, a person has to look: surely worse" in last.reason
     evidence = gathered(ledger, model, data=2)
