@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from airflow.sdk import DAG
@@ -20,7 +20,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.deployment import PromoteModelOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
-from airflow_mlops.policy import Drift, OnRequest, Sql
+from airflow_mlops.policy import AtLeast, Drift, OnRequest, Sql
 from tests.conftest import MONDAY, WEEK
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
@@ -153,6 +153,25 @@ def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, obser
     assert "found 'z' in 1 rows, such as 900. Correct the delivery" in str(stopped.error)
     unknown = run(alone(CheckContractOperator, **{**strict, "fail_on": "warning"}))
     assert "fail_on='warning'; known: 'error', 'warn', 'never'" in str(unknown.error)
+
+
+def test_a_further_round_halves_the_history_that_was_chosen_not_the_whole_span(market, ledger):
+    """Since week 4 the world is upside down: the newest week teaches more than four weeks."""
+    (monitor, train, _), _ = first_champion(market)
+    market.deliver(5, 7, labels=(4, 6))
+    market.execute(f"update {{}}_labels set up = 1 - up where id >= {4 * 168}")
+    draft = Entry(market.name, "request", "", "ann", "again", evidence={"params": {}})
+    ledger.record(market.name, "ask", {"op": "request"}, lambda _: draft)
+    assert run(monitor, at=NOON).value("decide")["op"] == "retrain"
+    train.get_task("gate").gates = [AtLeast("roc_auc", 0.9999).to_dict()]
+    first = run(train)
+    assert first.value("history")["history"]["chosen"] == "x0.25"
+    assert first.value("gate")["status"] == "failed"
+    again = ledger.state(market.name).last("retrain")
+    assert (again.evidence["round"], again.evidence["share"]) == (2, 0.125)
+    asked = run(train).value("select")["train"]
+    spans = [datetime.fromisoformat(asked[end]) for end in ("since", "until")]
+    assert spans[1] - spans[0] == timedelta(days=3.5)
 
 
 def test_a_bad_candidate_is_refused_tried_once_more_and_then_people_are_told(
