@@ -13,7 +13,7 @@ from airflow_mlops.core.data.profile import (
     Profile,
 )
 from airflow_mlops.core.monitoring.drift.record import with_arrivals
-from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
+from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport, p_text
 from airflow_mlops.core.reports.page import figure, folded, heading, note, page, table
 from airflow_mlops.core.reports.plots import bars, steps
 
@@ -29,9 +29,6 @@ EXACT = 1e9
 
 LISTED = 200
 """Columns that the table names."""
-
-_NO_P = 1e-300
-"""A p-value below may be too small for a float: 0 would be wrong."""
 
 _ORDER = ("drifted", "warn", "ok")
 
@@ -88,12 +85,17 @@ def _table(columns: Sequence[ColumnDrift]) -> str:
                     c.statistic,
                     f"{c.effect:.1%}",
                     f"{c.threshold:.0%}",
-                    float(f"{c.p_value:.1g}") if c.p_value > _NO_P else f"< {_NO_P:g}",
+                    _number(p_text(c.p_value)),
                 ),
             )
             for c in columns
         ),
     )
+
+
+def _number(text: str) -> float | str:
+    """Numbers stand to the right; what is only known to be small stays in words."""
+    return text if text.startswith("<") else float(text)
 
 
 def _column(found: ColumnDrift, before: Profile, now: Profile) -> list[str]:

@@ -12,6 +12,13 @@ Status = Literal["ok", "warn", "drifted"]
 UNJUDGED = ("timestamp", "no profile")
 """Statistics of columns that can never drift: they carry no weight."""
 
+_LEAST_P = 1e-300
+
+
+def p_text(p: float) -> str:
+    """Write a p-value with one digit; none is 0, it is only too small to be computed."""
+    return f"{p:.1g}" if p >= _LEAST_P else f"< {_LEAST_P:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:

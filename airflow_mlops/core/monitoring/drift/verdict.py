@@ -27,7 +27,7 @@ from airflow_mlops.core.monitoring.drift.checks import (
     checks_of_each,
 )
 from airflow_mlops.core.monitoring.drift.laws import hypergeometric_tail, student_tail
-from airflow_mlops.core.monitoring.drift.report import ColumnDrift
+from airflow_mlops.core.monitoring.drift.report import ColumnDrift, p_text
 
 THRESHOLDS: Mapping[str, float] = {
     "moved": 0.10,
@@ -169,7 +169,9 @@ def _fold(before: ColumnDrift | None, asked: _Asked, p: float, alpha: float) -> 
     drifted, warned = (p <= alpha and effect >= x * threshold for x in (1, WARN))
     reason = ""
     if warned:
-        reason = f"{asked.check.statistic}: {effect:.1%} of rows (limit {threshold:.0%}, p {p:.1g})"
+        reason = (
+            f"{asked.check.statistic}: {effect:.1%} of rows (limit {threshold:.0%}, p {p_text(p)})"
+        )
     found = ColumnDrift(
         asked.column, asked.check.statistic, effect, threshold, p, drifted, reason, warned
     )
