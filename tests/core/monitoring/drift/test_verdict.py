@@ -115,6 +115,13 @@ def test_two_seasonal_columns_of_ten_do_not_speak_for_the_others():
     assert set(_speaking(table | seasonal)) == set(seasonal)
 
 
+def test_constants_do_not_keep_the_table_from_speaking():
+    together = {k: v for name in "abcdefghij" for k, v in past(EXPECTED**1.4, name).items()}
+    constant = {k: v for name in range(12) for k, v in past([1.0] * 10, name).items()}
+    assert set(together) <= set(_speaking(together | constant))
+    assert _speaking(constant) == {}
+
+
 def test_a_constant_among_seasonal_columns_may_not_move():
     season = np.sin(np.arange(13 * WEEK) * 2 * np.pi / (5 * WEEK))
     frame = pd.DataFrame({"a": season, "b": -season, "c": np.ones(13 * WEEK)})
