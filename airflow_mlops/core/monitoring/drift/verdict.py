@@ -200,6 +200,8 @@ def _corrected(test: Test, old: Sequence[Test]) -> float:
     shares = [o for o in old if isinstance(o, Share)]
     if not shares:
         return test.p
+    # what a larger window than all of these scatters by is not known: not less than they did
+    test = replace(test, rows=min(test.rows, max(o.rows for o in shares)))
     return max(test.p, (_lifted if isinstance(test, Lift) else _predicted)(test, shares))
 
 

@@ -87,6 +87,19 @@ def test_false_alarms_are_rare_even_when_rows_depend_on_each_other(rho, rows, pa
     assert alarms <= most  # of 168 windows
 
 
+def test_a_window_larger_than_all_of_the_past_may_scatter_as_they_do():
+    rng, alarms, sizes = np.random.default_rng(0), 0, [100] * 13 + [2_000] * 3
+    ends = np.cumsum(sizes)
+    for _ in range(10):
+        level = np.repeat(0.3 * rng.normal(size=(len(sizes), 3)), sizes, axis=0)
+        frame = pd.DataFrame(level + rng.normal(size=level.shape), columns=list("abc"))
+        like = centres(pa.RecordBatch.from_pandas(frame[:100], preserve_index=False))
+        every = [profiled(frame[b - n : b], like) for n, b in zip(sizes, ends, strict=True)]
+        known = calibrate(every[:13])
+        alarms += sum(any(c.warned for c in judge(known, w, "abc", alpha=0.01)) for w in every[13:])
+    assert alarms <= 1  # of 30 windows
+
+
 def past(p, column="x", position=0, rows=300.0):
     return {(column, "moved", position): [Share(x, 0.05, rows) for x in p]}
 
