@@ -160,6 +160,8 @@ class DetectDriftOperator(MlopsOperator):
         bodies = {**known, **new} or {f"{ref}:": body_before(str(ref))}
         newest = max(bodies, key=lambda subject: bodies[subject]["window"] or 0)
         body, now = bodies.pop(newest), clock(self.now)
+        if body["window"] not in (None, *(w.index for w in current.closed())):
+            return {}  # an old run that is cleared says nothing about today
         past = [b["lag_s"] for b in bodies.values() if b.get("lag_s") is not None]
         limit = duration(self.stale) if self.stale else None
         late = judge_freshness(current.watermark, now, past, limit=limit, alpha=self.alpha)

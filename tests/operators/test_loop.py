@@ -376,6 +376,7 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
         market._copy(f"{market.name}_labels", labels.slice(part.start, part.stop - part.start))
         tick = run(monitor)
         assert tick.state == "success", tick.errors
+        first_look = tick.value("snapshot") if not found else first_look
         found.append((list(tick.value("drift")["drifted"]), tick.value("performance")["windows"]))
     assert found == [([], 0), ([], 0), (["5"], 1)]
     assert len(observations.served(market.name)) == 168
@@ -390,6 +391,9 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
     assert looked.value("t")["drifted"] == {}
     (again,) = observations.read(market.name, "drift")
     assert (again.subject, again.body["status"]) == (drift.subject, "warn")
+    then = {"now": (MONDAY + 5 * WEEK).isoformat(), "stale": "2d"}
+    run(alone(DetectDriftOperator, snapshot=first_look, **then))  # an old run is cleared
+    assert observations.read(market.name, "drift") == (again,)
     assert "the newest row is 7.0 days old, allowed are 2.0 days" in again.body["line"]
     champion = model_store.get(ModelRef(market.name, 1)).run_id
     page = model_store.document(champion, "monitoring/drift-5.html")
