@@ -209,8 +209,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
     Also the champion before it: the labels of its last window arrive when it serves no more. A
-    window that decayed is drawn as a page in the champion's MLflow run, and again if its finding
-    changes.
+    newest window that is not ok is drawn as a page in the champion's MLflow run, and again if its
+    finding changes.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
@@ -292,7 +292,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         }
 
     def _attach(self, newest: "ServedWindow", body: Mapping[str, Any], state: "State") -> None:
-        """Draw how the champion did, if its newest window decayed."""
+        """Draw how the champion did, if its newest window is not ok."""
         from airflow_mlops.core.reports.performance import performance_report
 
         ref, observations = ModelRef.parse(newest.model), self.observations()
