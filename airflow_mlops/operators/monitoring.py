@@ -274,13 +274,16 @@ class MeasurePerformanceOperator(MlopsOperator):
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))
+        seen = self.observations().read(self.model, "performance", of=champion, last=1)
+        before = {o.subject: o.body.get("status") for o in seen}
         found = monitor.measure(champion)
         newest = found.windows[-1] if found.windows else None
         body = found.body(newest) if newest else {"status": "ok", "line": "no labelled window yet"}
         (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
         for waiting in found.waiting:
             self.log.info("%s", waiting)
-        if newest is not None and body["status"] == "warn":
+        was = before.get(f"{champion}:{newest.index}", "ok") if newest else "ok"
+        if newest is not None and "warn" in (body["status"], was):
             self._attach(newest, body, state)
         return {
             "model": str(champion),
