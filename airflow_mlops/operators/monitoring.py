@@ -160,6 +160,8 @@ class DetectDriftOperator(MlopsOperator):
         bodies = {**known, **new} or {f"{ref}:": body_before(str(ref))}
         newest = max(bodies, key=lambda subject: bodies[subject]["window"] or 0)
         body, now = bodies.pop(newest), clock(self.now)
+        if body["window"] not in (None, *(w.index for w in current.closed())):
+            return {}  # an old run that is cleared says nothing about today
         past = [b["lag_s"] for b in bodies.values() if b.get("lag_s") is not None]
         limit = duration(self.stale) if self.stale else None
         late = judge_freshness(current.watermark, now, past, limit=limit, alpha=self.alpha)
@@ -207,8 +209,8 @@ class MeasurePerformanceOperator(MlopsOperator):
     Measure the champion on every window whose labels have arrived; skipped without a champion.
 
     Also the champion before it: the labels of its last window arrive when it serves no more. A
-    window that decayed is drawn as a page in the champion's MLflow run, and again if its finding
-    changes.
+    newest window that is not ok is drawn as a page in the champion's MLflow run, and again if its
+    finding changes.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
@@ -272,13 +274,16 @@ class MeasurePerformanceOperator(MlopsOperator):
         )
         if state.previous is not None:
             monitor.measure(ModelRef(self.model, state.previous))
+        seen = self.observations().read(self.model, "performance", of=champion, last=1)
+        before = {o.subject: o.body.get("status") for o in seen}
         found = monitor.measure(champion)
         newest = found.windows[-1] if found.windows else None
         body = found.body(newest) if newest else {"status": "ok", "line": "no labelled window yet"}
         (self.log.warning if body["status"] == "warn" else self.log.info)("%s", body["line"])
         for waiting in found.waiting:
             self.log.info("%s", waiting)
-        if newest is not None and body["status"] == "warn":
+        was = before.get(f"{champion}:{newest.index}", "ok") if newest else "ok"
+        if newest is not None and "warn" in (body["status"], was):
             self._attach(newest, body, state)
         return {
             "model": str(champion),
@@ -290,7 +295,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         }
 
     def _attach(self, newest: "ServedWindow", body: Mapping[str, Any], state: "State") -> None:
-        """Draw how the champion did, if its newest window decayed."""
+        """Draw how the champion did, if its newest window is not ok."""
         from airflow_mlops.core.reports.performance import performance_report
 
         ref, observations = ModelRef.parse(newest.model), self.observations()

@@ -34,6 +34,13 @@ Weights = Mapping[str, float] | Literal["importance"] | None
 """Weight of each column; or what the champion's training measured; or all the same."""
 
 
+def _listed(name: str, columns: object) -> tuple[str, ...]:
+    if not isinstance(columns, list | tuple):
+        msg = f"{name} is {columns!r}; write a list of columns, such as ['price']"
+        raise ValueError(msg)
+    return tuple(columns)
+
+
 class Trigger(Word):
     """A reason to retrain."""
 
@@ -125,15 +132,14 @@ class Drift(Trigger):
     def __post_init__(self) -> None:
         counts("Drift", self.sustained)
         between("Drift share", self.share, 0.0, 1.0)
-        if isinstance(self.weights, str) and self.weights != "importance":
+        if self.weights not in (None, "importance") and not isinstance(self.weights, Mapping):
             msg = f"Drift weights is {self.weights!r}; known: 'importance', or a weight by column"
             raise ValueError(msg)
         named = self.weights if isinstance(self.weights, Mapping) else {}
         for name, weight in named.items():
             between(f"Drift weight of {name!r}", weight, 0.0, 1e9)
-        if isinstance(self.ignore, str):
-            msg = f"Drift ignore is {self.ignore!r}; write a list, [{self.ignore!r}]"
-            raise ValueError(msg)
+        for name in ("important", "ignore"):
+            object.__setattr__(self, name, _listed(f"Drift {name}", getattr(self, name)))
         for name in (*self.important, *named):
             if name in self.ignore:
                 msg = f"Drift ignore names {name!r}, which is important or has a weight"

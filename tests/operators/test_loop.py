@@ -388,13 +388,14 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
     (monitor, _, _), _ = first_champion(market, retrain=words)
     rows, labels = market.weeks.rows, market.weeks.labels
     first, day = 5 * 168, 24
-    found = []
+    found, looks = [], []
     for start, stop in ((0, day), (day, 6 * day), (6 * day, 7 * day)):
         part = slice(first + start, first + stop)
         market._copy(market.name, rows.slice(part.start, part.stop - part.start))
         market._copy(f"{market.name}_labels", labels.slice(part.start, part.stop - part.start))
         tick = run(monitor)
         assert tick.state == "success", tick.errors
+        looks.append(tick.value("snapshot"))
         found.append((list(tick.value("drift")["drifted"]), tick.value("performance")["windows"]))
     assert found == [([], 0), ([], 0), (["5"], 1)]
     assert len(observations.served(market.name)) == 168
@@ -409,6 +410,9 @@ def test_a_window_is_judged_once_and_only_when_it_is_complete(
     assert looked.value("t")["drifted"] == {}
     (again,) = observations.read(market.name, "drift")
     assert (again.subject, again.body["status"]) == (drift.subject, "warn")
+    then = {"now": (MONDAY + 5 * WEEK).isoformat(), "stale": "2d"}
+    run(alone(DetectDriftOperator, snapshot=looks[0], **then))  # an old run is cleared
+    assert observations.read(market.name, "drift") == (again,)
     assert "the newest row is 7.0 days old, allowed are 2.0 days" in again.body["line"]
     champion = model_store.get(ModelRef(market.name, 1)).run_id
     page = model_store.document(champion, "monitoring/drift-5.html")

@@ -42,6 +42,18 @@ def test_drift_and_decay_are_drawn_beside_the_champion_and_linked(
     assert "slices that decayed: kind" in found.body["line"]
 
 
+def test_the_page_of_a_window_that_is_ok_again_says_so(market, model_store):
+    (monitor, _, _), _ = first_champion(market)
+    fails = market.module("def fit(X, y, *, seed):\n    raise ValueError('too few')\n")
+    market.deliver(5, 6, labels=(4, 6))
+    run_id = model_store.get(ModelRef(market.name, 1)).run_id
+    for challenger, status in ((f"{fails}:fit", "warn"), (None, "ok")):
+        monitor.get_task("performance").challenger = challenger
+        assert run(monitor).value("performance")["status"] == status
+        page = model_store.document(run_id, "monitoring/performance-5.html")
+        assert f"<b>{status}</b>: window 5" in page
+
+
 def test_a_page_that_cannot_be_attached_is_a_warning(
     connections, make_version, model, capsys, alone
 ):

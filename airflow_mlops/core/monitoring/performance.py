@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 MONITOR = "performance"
 
+SAID = 500
+"""Letters of what a challenger that failed says for itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Cohort:
@@ -296,7 +299,7 @@ class PerformanceMonitor:
                 own = Own.load(self.challenger, scratch)
                 return challenge(*parts, metric=self.metric, name=name, own=own)
         except UserCodeError as error:
-            return str(error)
+            return "".join(c if c.isprintable() else " " for c in str(error)[:SAID])
 
     def _selection(self, since: datetime, until: datetime) -> Selection:
         return Selection(

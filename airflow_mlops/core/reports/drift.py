@@ -149,7 +149,7 @@ def _numeric(before: NumericProfile, now: NumericProfile) -> str:
         was, is_now = ([float(s[v == value].sum()) for value in values] for v, s in pairs)
         names = [f"{v:.0f}" if v == round(v) and abs(v) < EXACT else f"{v:.3g}" for v in values]
         return bars(names, was, is_now)
-    ends = [np.interp((0.005, 0.995), np.cumsum(s), v) for v, s in pairs]
+    ends = [np.interp((0.005, 0.995), np.cumsum(s), v) for v, s in pairs if len(v)]
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     if low >= high:
         low, high = values[0], values[-1]

@@ -65,7 +65,7 @@ def importances(
         return float(np.mean([loss(_permuted(frame, name, order)) for order in orders])) - base
 
     try:
-        base = loss(frame)
+        base = loss(frame.copy())  # the user's function may write into what it is given
         found = {name: rise(name) for name in columns}
     except (MlopsError, ValueError) as error:
         _log.warning("importances of columns are not known: %s", error)

@@ -140,6 +140,9 @@ CHALLENGERS = """
 
     def classes(X, y, *, seed):
         return LogisticRegression().fit(X, np.arange(len(y)) % 3)
+
+    def talks(X, y, *, seed):
+        raise ValueError("no\\x00such\\nvalue" * 99_999)
 """
 
 FAILS = {
@@ -149,6 +152,7 @@ FAILS = {
     "line": "brier is of probabilities",
     "classes": "was fitted on 3 classes",
     "gone": "defines no function 'gone' at top level",
+    "talks": "raised ValueError: no such value",
 }
 
 
@@ -165,6 +169,7 @@ def test_a_challenger_of_the_user_takes_the_place_of_the_trees_or_says_why_not(
         if why:
             assert f"challenger {name}:{function}" in found.unprobed
             assert found.unprobed in seen.body["line"]
+            assert len(found.unprobed) < 1_000
     rows, labels = (p.to_pandas() for p in (labelled_weeks().rows, labelled_weeks().labels))
     model = LogisticRegression().fit(rows[["x", "y"]][: 7 * 168], labels.up[: 7 * 168])
     p = model.predict_proba(rows[["x", "y"]][7 * 168 :])[:, 1]

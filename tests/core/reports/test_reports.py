@@ -189,6 +189,7 @@ def test_a_wide_table_with_long_values_stays_small():
         ([1.0] * 9, [1.0] * 9),
         ([np.inf, -np.inf, 1.0], [np.inf, 2.0, 3.0]),
         ([np.inf], [np.inf]),
+        ([float(i) for i in range(99)], [np.inf, -np.inf]),
         ([1e300, -1e300] * 9, [float(i) for i in range(99)]),
         ([None, None], [1.0, 2.0]),
         ([0.0] * 999 + [1.0], [float(i) for i in range(99)]),

@@ -47,6 +47,16 @@ def test_a_fall_of_the_loss_counts_as_nothing_and_types_are_kept(rows):
     assert importances(frame, ["self", "kind"], loss) == {"self": 0.0, "kind": 0.0}
 
 
+def test_features_that_are_built_in_place_do_not_change_what_is_permuted(rows):
+    frame, _ = rows
+
+    def loss(found):
+        found["self"] *= 2
+        return float((found.self / 2 != frame.self).mean())
+
+    assert importances(frame.copy(), ["self", "none"], loss)["none"] == 0.0
+
+
 @pytest.mark.parametrize("fails", [UserCodeError("no"), ValueError("shapes"), float("nan")])
 def test_what_cannot_be_measured_is_not_known(rows, fails, caplog):
     def loss(_):

@@ -45,7 +45,7 @@ def detect_drift(
     :param reference: the training rows; five windows or more calibrate the verdict on them.
     :param current: the rows in question.
     :param columns: columns to compare; ``None``: all of the reference but key and time.
-    :param ignore: columns to leave out.
+    :param ignore: columns to leave out, of either.
     :param engine: a key of :data:`ENGINES`.
     :param alpha: rate of false alarms over all columns, 0 to 1.
     :raises ConfigurationError: if the engine or a column is unknown.
@@ -54,8 +54,10 @@ def detect_drift(
     table = reference.table
     known = [name for name in table.schema.names if name not in (table.key, table.time)]
     wanted = list(columns) if columns is not None else known
+    # what came after the training may be ignored before a champion knows it
+    new = [name for name in ignore if name in current.table.schema.names]
     for name in (*wanted, *ignore):
-        if name not in known:
+        if name not in known and name not in new:
             msg = f"no column {name!r} to compare in {table.ref}; it has {', '.join(known)}"
             raise ConfigurationError(msg)
     wanted = [name for name in wanted if name not in ignore]

@@ -48,6 +48,9 @@ _PRIOR_WINDOWS, _PRIOR_SPREAD = 5, 0.6
 _AGREES, _TOGETHER = 1.645, 2.0
 """Normal scores up to which the past agrees with the textbook: of a column, of the table."""
 
+_MUTE = -3.0
+"""Normal score up to which a column is too constant to say whether rows depend on each other."""
+
 _MEDIAN = math.sqrt(math.pi / 2)
 """Standard error of the median of normal scores, as a multiple of that of their mean."""
 
@@ -106,7 +109,8 @@ def _speaking(past: Mapping[Question, Sequence[Test]]) -> dict[Question, Sequenc
     scores = {question: _surprise(old) for question, old in enough.items() if _are_shares(old)}
     table: dict[tuple[str, int], list[float]] = {}
     for (_, statistic, position), score in scores.items():
-        table.setdefault((statistic, position), []).append(score)
+        if score > _MUTE:
+            table.setdefault((statistic, position), []).append(score)
     dependent = {
         kind
         for kind, found in table.items()
@@ -198,6 +202,8 @@ def _corrected(test: Test, old: Sequence[Test]) -> float:
     shares = [o for o in old if isinstance(o, Share)]
     if not shares:
         return test.p
+    # what a larger window than all of these scatters by is not known: not less than they did
+    test = replace(test, rows=min(test.rows, max(o.rows for o in shares)))
     return max(test.p, (_lifted if isinstance(test, Lift) else _predicted)(test, shares))
 
 

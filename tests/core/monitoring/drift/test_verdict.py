@@ -87,6 +87,19 @@ def test_false_alarms_are_rare_even_when_rows_depend_on_each_other(rho, rows, pa
     assert alarms <= most  # of 168 windows
 
 
+def test_a_window_larger_than_all_of_the_past_may_scatter_as_they_do():
+    rng, alarms, sizes = np.random.default_rng(0), 0, [100] * 13 + [2_000] * 3
+    ends = np.cumsum(sizes)
+    for _ in range(10):
+        level = np.repeat(0.3 * rng.normal(size=(len(sizes), 3)), sizes, axis=0)
+        frame = pd.DataFrame(level + rng.normal(size=level.shape), columns=list("abc"))
+        like = centres(pa.RecordBatch.from_pandas(frame[:100], preserve_index=False))
+        every = [profiled(frame[b - n : b], like) for n, b in zip(sizes, ends, strict=True)]
+        known = calibrate(every[:13])
+        alarms += sum(any(c.warned for c in judge(known, w, "abc", alpha=0.01)) for w in every[13:])
+    assert alarms <= 1  # of 30 windows
+
+
 def past(p, column="x", position=0, rows=300.0):
     return {(column, "moved", position): [Share(x, 0.05, rows) for x in p]}
 
@@ -113,6 +126,13 @@ def test_two_seasonal_columns_of_ten_do_not_speak_for_the_others():
     table = {k: v for name in "abcdefgh" for k, v in past(EXPECTED, name).items()}
     seasonal = {k: v for name in "yz" for k, v in past(EXPECTED**9, name).items()}
     assert set(_speaking(table | seasonal)) == set(seasonal)
+
+
+def test_constants_do_not_keep_the_table_from_speaking():
+    together = {k: v for name in "abcdefghij" for k, v in past(EXPECTED**1.4, name).items()}
+    constant = {k: v for name in range(12) for k, v in past([1.0] * 10, name).items()}
+    assert set(together) <= set(_speaking(together | constant))
+    assert _speaking(constant) == {}
 
 
 def test_a_constant_among_seasonal_columns_may_not_move():
