@@ -2,6 +2,7 @@
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
+from airflow_mlops.deadlines import RunCreated
 from airflow_mlops.listeners.usage import UsageListener
 
 
@@ -10,3 +11,4 @@ class MlopsPlugin(AirflowPlugin):
 
     name = "mlops"
     listeners = [UsageListener()]  # noqa: RUF012  (Airflow reads it so)
+    deadline_references = [RunCreated]  # noqa: RUF012

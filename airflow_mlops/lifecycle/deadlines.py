@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 
 def alarms(life: "Lifecycle") -> "list[DeadlineAlert] | None":
     """
-    Return a deadline for each notifier; it counts from the moment that a run is queued.
+    Return a deadline for each notifier; it counts from the moment that a run is created.
 
     :raises ConfigurationError: if there is nobody to tell, or one that Airflow could not call.
     """
     if life.deadline is None:
         return None
-    from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+    from airflow.sdk.definitions.deadline import DeadlineAlert
+
+    from airflow_mlops.deadlines import RunCreated
 
     if not life.notify:
         msg = f"Lifecycle {life.name!r}: deadline={life.deadline!r} has nobody to tell; give notify"
         raise ConfigurationError(msg)
-    queued, within = DeadlineReference.DAGRUN_QUEUED_AT, duration(life.deadline)
-    return [DeadlineAlert(queued, within, _callback(life.name, one)) for one in life.notify]
+    created, within = RunCreated(), duration(life.deadline)
+    return [DeadlineAlert(created, within, _callback(life.name, one)) for one in life.notify]
 
 
 def _callback(name: str, notify: Any) -> "SyncCallback":

@@ -3,14 +3,18 @@
 import os
 import re
 import textwrap
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.lifecycle import Lifecycle
 from tests.lifecycle.test_lifecycle import bag_of
+from tests.operators import airflow_home
+from tests.operators.running import sync
 
 pytestmark = pytest.mark.airflow
 
@@ -67,7 +71,7 @@ def deadlines(tmp_path):
 def test_the_monitor_has_one_for_each_notifier_and_the_other_dags_have_none(deadlines):
     found = deadlines["churn__monitor"]
     assert [d.interval for d in found] == [timedelta(hours=6)] * 2
-    assert {d.reference.reference_name for d in found} == {"DagRunQueuedAtDeadline"}
+    assert {d.reference.reference_name for d in found} == {"RunCreated"}
     assert not deadlines["churn__train"]
     assert not deadlines["churn__rollout"]
 
@@ -88,6 +92,38 @@ def test_airflow_calls_functions_and_notifiers_of_a_dag_file(deadlines, tmp_path
         )
         assert done == (True, None)
     assert os.environ["TOLD"] == "function r1;ops: r1 is late"
+
+
+def test_a_run_with_a_deadline_counts_from_its_creation_and_can_be_cleared(policy):
+    """Airflow's own reference makes the clearing fail: apache/airflow#70368."""
+    from airflow.models.deadline import Deadline
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.models.taskinstance import clear_task_instances
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+    from sqlalchemy import select
+
+    airflow_home.make_database()
+    life = Lifecycle(**policy(name="late", deadline="6h", notify=[print]))
+    with DAG("late", schedule=None, deadline=life.dags[0].deadline) as dag:
+        EmptyOperator(task_id="t")
+    sync(dag)
+    with create_session() as session:
+        now = datetime.now(UTC)
+        run = SerializedDagModel.get_dag("late", session=session).create_dagrun(
+            run_id="r",
+            run_after=now,
+            run_type=DagRunType.MANUAL,
+            triggered_by=DagRunTriggeredByType.TEST,
+            state=DagRunState.QUEUED,
+            session=session,
+        )
+        session.flush()
+        (alarm,) = session.scalars(select(Deadline).where(Deadline.dagrun_id == run.id))
+        assert timedelta(hours=6) <= alarm.deadline_time - now < timedelta(hours=6, minutes=5)
+        clear_task_instances(run.get_task_instances(session=session), session)
+        assert run.state == DagRunState.QUEUED
 
 
 def test_without_a_deadline_nobody_is_called(policy):
