@@ -16,5 +16,5 @@ class RunCreated(BaseDeadlineReference):
 
     required_kwargs: ClassVar[set[str]] = set()
 
-    def _evaluate_with(self, **known: Any) -> datetime:  # noqa: ARG002  (Airflow's signature)
+    def _evaluate_with(self, **known: Any) -> datetime:
         return datetime.now(UTC)

@@ -62,11 +62,13 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         window="7d",
     )
     snapshot >> labels
-    contract = CheckContractOperator(task_id="contract", model=MODEL, snapshot=snapshot.output)
+    contract = CheckContractOperator(
+        task_id="contract", model=MODEL, snapshot=snapshot.output, skip=["performance"]
+    )
     dependencies = CheckDependenciesOperator(
         task_id="dependencies", model=MODEL, skip=["performance"]
     )
-    dependencies >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
+    [contract, dependencies] >> EmptyOperator(task_id="may_serve", trigger_rule="none_failed")
     score = ScoreBatchOperator(task_id="score", model=MODEL, snapshot=snapshot.output)
     drift = DetectDriftOperator(task_id="drift", model=MODEL, snapshot=snapshot.output)
     performance = MeasurePerformanceOperator(
@@ -81,12 +83,10 @@ with DAG("example_monitor", schedule=None, catchup=False, max_active_runs=1, tag
         model=MODEL,
         snapshot=snapshot.output,
         labels=labels.output,
-        contract=contract.output,
         policy=POLICY.to_dict(),
         trigger_rule="none_failed",
     )
     [contract, dependencies] >> score
-    contract >> drift
     score >> performance
     [performance, drift] >> decide
     RequestTrainingOperator(

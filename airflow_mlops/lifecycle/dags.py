@@ -61,6 +61,7 @@ def _monitor(life: "Lifecycle") -> DAG:
             snapshot=rows,
             fail_on=life.contract.fail_on,
             fail_kinds=life.contract.fail_kinds,
+            skip=["performance"],
             **common,
         )
         score = ScoreBatchOperator(
@@ -82,9 +83,15 @@ def _monitor(life: "Lifecycle") -> DAG:
             challenger=life.policy.challenger,
             **common,
         )
-        decide = _decide(life, rows, labels, contract.output, common)
-        [contract, _dependencies(life, common)] >> score >> performance >> decide
-        contract >> drift >> decide
+        decide = _decide(life, rows, labels, common)
+        asked = [contract, _dependencies(life, common)]
+        asked >> score >> performance >> decide
+        drift >> decide
+        # Airflow judges a run by its last tasks: without this one a run that scored nothing would
+        # end well, for decide does.
+        asked >> EmptyOperator(
+            task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
+        )
         _alone(life, common)
     return dag
 
@@ -133,30 +140,22 @@ def _first(life: "Lifecycle") -> str:
 
 
 def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
-    """Ask the champion what it was asked in training; return the task that scoring waits for."""
-    asked = CheckDependenciesOperator(
+    """Ask the champion what it was asked in training."""
+    return CheckDependenciesOperator(
         task_id="dependencies",
         fail_on=life.dependencies.fail_on,
         constraints=life.dependencies.constraints,
         skip=["performance"],
         **common,
     )
-    # Airflow judges a run by its last tasks: without this one it would end well, for decide does.
-    asked >> EmptyOperator(
-        task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
-    )
-    return asked
 
 
-def _decide(
-    life: "Lifecycle", rows: Any, labels: Any, contract: Any, common: Mapping[str, Any]
-) -> Any:
+def _decide(life: "Lifecycle", rows: Any, labels: Any, common: Mapping[str, Any]) -> Any:
     """Weigh what was found, and ask for a training run if that is the decision."""
     decide = DecideRetrainOperator(
         task_id="decide",
         snapshot=rows,
         labels=labels,
-        contract=contract,
         policy=life.policy.to_dict(),
         metric=life.metric,
         notifiers=list(life.notify),

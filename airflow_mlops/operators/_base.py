@@ -102,6 +102,18 @@ class MlopsOperator(BaseOperator):
             raise AirflowSkipException(msg)
         return ModelRef(self.model, state.champion)
 
+    def skip_tasks(self, names: Collection[str]) -> None:
+        """
+        Tell Airflow to skip tasks of this run, so that others go on when this one fails.
+
+        Its own exception for that would end this task well; this is the message behind it.
+        """
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import SkipDownstreamTasks
+
+        if names:
+            task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(names)))
+
     def entry(self, number: int) -> "Entry":
         """
         Return one entry of the model's ledger.

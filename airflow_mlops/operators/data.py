@@ -249,6 +249,8 @@ class CheckContractOperator(MlopsOperator):
         ``"warn"``: also nulls, values out of range and new categories; ``"never"``: nothing, and
         scoring still refuses what it cannot score.
     :param fail_kinds: kinds of break that fail it in any case, such as ``"new category"``.
+    :param skip: tasks of the same Dag that are skipped if this one fails for what it found, so that
+        those that wait for them can go on.
     """
 
     template_fields = (*MlopsOperator.template_fields, "snapshot")
@@ -259,12 +261,14 @@ class CheckContractOperator(MlopsOperator):
         snapshot: Xcom,
         fail_on: FailOn = "error",
         fail_kinds: Sequence[str] = (),
+        skip: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.snapshot = snapshot
         self.fail_on = fail_on
         self.fail_kinds = fail_kinds
+        self.skip = skip
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -281,7 +285,8 @@ class CheckContractOperator(MlopsOperator):
             line = "no champion yet, so there is no contract"
             return {"status": "ok", "line": line, "breaks": [], "fatal": [], "dataset": str(ref)}
         breaks = self._breaks(ref, ModelRef(self.model, champion))
-        fatal = [str(b) for b in breaks if b.kind in SCHEMA]
+        stops = failing(breaks, self.fail_on, self.fail_kinds)
+        fatal = [str(b) for b in breaks if b.kind in SCHEMA or b in stops]
         status = "broken" if fatal else "warn" if breaks else "ok"
         who = f"the contract of {self.model}@{champion} on {ref}"
         line = f"{who}: {'; '.join(map(str, breaks)) or 'holds'}"
@@ -294,11 +299,11 @@ class CheckContractOperator(MlopsOperator):
         }
         self.observations().record(self.model, "contract", run_of(context), finding)
         self.log.info("%s", line)
-        stops = failing(breaks, self.fail_on, self.fail_kinds)
         if stops:
+            self.skip_tasks(self.skip)
             msg = (
-                f"{who} is broken: {'; '.join(map(str, stops))}. Correct the delivery and clear "
-                "the task, or train a model that knows such rows"
+                f"{who} is broken: {'; '.join(map(str, stops))}. Nothing is scored. Correct the "
+                f"delivery, and the next run reads it anew; or train a model that knows such rows"
             )
             raise ContractBrokenError(msg)
         return finding

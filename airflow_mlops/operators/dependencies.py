@@ -68,7 +68,7 @@ class CheckDependenciesOperator(MlopsOperator):
         status = next(s for s in ("broken", "warn", "ok") if any(f.status == s for f in found))
         line = "; ".join(f.line for f in found if f.status == status)
         if status in FAILS[self.fail_on]:
-            self._skip()
+            self.skip_tasks(self.skip)
             raise RejectedError(line)
         return {
             "model": str(ref),
@@ -81,18 +81,6 @@ class CheckDependenciesOperator(MlopsOperator):
             "known_bad": list(report.known_bad),
             "constraints": planned and {"status": planned.status, "line": planned.line},
         }
-
-    def _skip(self) -> None:
-        """
-        Tell Airflow to skip tasks.
-
-        Its own exception for that would end this task well; this is the message behind it.
-        """
-        from airflow.sdk.execution_time import task_runner
-        from airflow.sdk.execution_time.comms import SkipDownstreamTasks
-
-        if self.skip:
-            task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(self.skip)))
 
     def _champion(self) -> ModelRef:
         """

@@ -7,7 +7,14 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import DatasetRef
-from airflow_mlops.operators._base import MlopsOperator, Xcom, airflow_url, run_page, task_of
+from airflow_mlops.operators._base import (
+    MlopsOperator,
+    Xcom,
+    airflow_url,
+    run_of,
+    run_page,
+    task_of,
+)
 from airflow_mlops.operators.links import DecisionLink
 from airflow_mlops.policy import duration
 
@@ -22,12 +29,13 @@ class DecideRetrainOperator(MlopsOperator):
     """
     Weigh what the monitors found, and decide whether to retrain; the answer is put on record.
 
+    A contract that this run found broken comes first: a retrain would hide it.
+
     Re-reads the state instead of trusting its trigger: asked twice about the same data it gives
     the same answer and no second entry.
 
     :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
     :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
-    :param contract: what ``CheckContractOperator`` returned; none: not checked (templated).
     :param policy: ``policy.Retrain`` as a dict (templated).
     :param metric: per-row loss of the windows.
     :param notifiers: told about each retrain, and about a budget that is spent; of what was
@@ -36,7 +44,7 @@ class DecideRetrainOperator(MlopsOperator):
     :param digest: time between two digests, by the clock of the data.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "snapshot", "labels", "contract", "policy")
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "labels", "policy")
     operator_extra_links = (DecisionLink(),)
 
     def __init__(
@@ -45,7 +53,6 @@ class DecideRetrainOperator(MlopsOperator):
         snapshot: Xcom,
         labels: Xcom,
         policy: Mapping[str, Any],
-        contract: Xcom = None,
         metric: str = "brier",
         notifiers: Sequence[Any] = (),
         digest: str = "7d",
@@ -54,7 +61,6 @@ class DecideRetrainOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.snapshot = snapshot
         self.labels = labels
-        self.contract = contract
         self.policy = policy
         self.metric = metric
         self.notifiers = notifiers
@@ -75,8 +81,9 @@ class DecideRetrainOperator(MlopsOperator):
             store.open(DatasetRef.parse(part["ref"])) for part in (self.snapshot, self.labels)
         )
         gathering = Gathering(self.model, self.metric, self.models(), self.observations())
-        broken = self.contract["fatal"] if self.contract else ()
-        evidence = gathering.evidence(ledger.state(self.model), data, labels, policy, broken=broken)
+        evidence = gathering.evidence(
+            ledger.state(self.model), data, labels, policy, broken=self._broken(context)
+        )
         decision = decide(evidence, policy)
         entry = record(ledger, evidence, decision, policy, by=task_of(context))
         self.registry().reconcile(self.model)
@@ -93,6 +100,12 @@ class DecideRetrainOperator(MlopsOperator):
             "facts": entry.evidence["facts"],
             "drifted": entry.evidence["drifted"],
         }
+
+    def _broken(self, context: Context) -> Sequence[str]:
+        """Return what stops the rows of this run, if its contract was looked at."""
+        newest = self.observations().read(self.model, "contract", last=1)
+        mine = newest and newest[0].subject == run_of(context)
+        return list(newest[0].body["fatal"]) if mine else ()
 
     def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
         """Tell people, once; a notifier that fails is no reason to decide again."""

@@ -20,7 +20,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.deployment import PromoteModelOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
-from airflow_mlops.policy import AtLeast, Drift, OnRequest, Sql
+from airflow_mlops.policy import AtLeast, Contract, Drift, OnRequest, Sql
 from tests.conftest import MONDAY, WEEK
 from tests.operators.conftest import FEATURES, SECRET
 from tests.operators.running import run
@@ -146,13 +146,40 @@ def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, obser
     assert (
         "column 'kind' new category: expected one of 3 known values, found 'z'" in finding["line"]
     )
-    strict = {"snapshot": mended.value("snapshot"), "fail_kinds": ["new category"]}
-    stopped = run(alone(CheckContractOperator, **strict))
-    assert (stopped.state, stopped.tries["t"]) == ("failed", 1)
-    assert isinstance(stopped.error, ContractBrokenError)
-    assert "found 'z' in 1 rows, such as 900. Correct the delivery" in str(stopped.error)
-    unknown = run(alone(CheckContractOperator, **{**strict, "fail_on": "warning"}))
-    assert "fail_on='warning'; known: 'error', 'warn', 'never'" in str(unknown.error)
+    unknown = {"snapshot": mended.value("snapshot"), "fail_on": "warning"}
+    refused = run(alone(CheckContractOperator, **unknown))
+    assert "fail_on='warning'; known: 'error', 'warn', 'never'" in str(refused.error)
+
+
+def test_a_contract_that_stops_scoring_stops_neither_drift_nor_the_decision(
+    market, observations, ledger
+):
+    words = {"contract": Contract(fail_kinds=["new category"]), "retries": 2}
+    (monitor, _, _), _ = first_champion(market, **words)
+    market.deliver(5, 6, labels=(4, 5))
+    market.execute("update {} set kind = 'z' where id = 900")
+    stopped = run(monitor, at=NOON)
+    assert (stopped.state, stopped.tries["contract"]) == ("failed", 1)
+    assert "a retrain would hide it: column 'kind' new category" in str(stopped.error)
+    states = ("score", "performance", "drift", "decide", "may_serve")
+    assert [stopped.states[name] for name in states] == [
+        "upstream_failed",
+        "skipped",
+        "success",
+        "success",
+        "upstream_failed",
+    ]
+    finding = observations.read(market.name, "contract", last=1)[0].body
+    assert (finding["status"], len(finding["fatal"])) == ("broken", 1)
+    decision = ledger.state(market.name).entries[-1]
+    assert (decision.op, decision.evidence["trigger"]) == ("ask", "contract")
+    assert "found 'z' in 1 rows" in decision.reason
+
+    market.execute("update {} set kind = 'a' where id = 900")
+    assert run(monitor, at=NOON.replace(day=3)).state == "success"
+    assert observations.read(market.name, "contract", last=1)[0].body["status"] == "ok"
+    assert len(observations.served(market.name)) == 336
+    assert ledger.state(market.name).entries[-1].op == "keep"
 
 
 def test_a_further_round_halves_the_history_that_was_chosen_not_the_whole_span(market, ledger):
