@@ -63,11 +63,13 @@ def report(args: Namespace) -> tuple[dict[str, Any], str]:
 def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     """Draw the newest window that was judged, or one by its number."""
     from airflow_mlops.core.monitoring.drift.reference import training_rows
-    from airflow_mlops.core.reports.drift import drift_report
+    from airflow_mlops.core.reports.drift import drift_report, unjudged_report
 
-    found = (o.body for o in observations.read(args.model, "drift"))
+    found = [o.body for o in observations.read(args.model, "drift")]
     bodies = [body for body in found if body["window"] is not None]
     wanted = [b for b in bodies if args.window in (None, b["window"])]
+    if not wanted and args.window is None:
+        return unjudged_report(args.model, found[-1] if found else {})
     if not wanted:
         judged = ", ".join(str(n) for n in sorted({b["window"] for b in bodies})) or "none"
         msg = f"no finding of drift of {args.model}, window {args.window}; judged were: {judged}"

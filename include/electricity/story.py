@@ -40,6 +40,10 @@ AFTER = 6
 
 ROOT = Path(__file__).resolve().parents[2]
 APPROVER = "ml-lead"
+AGAIN = """The pages are stopped. To look at them again, and to ask `airflow mlops`:
+  .venv/bin/python -m airflow_mlops.local up --home .local/demo
+  eval "$(.venv/bin/python -m airflow_mlops.local env --home .local/demo)"
+"""
 
 
 @dataclass
@@ -326,6 +330,8 @@ def main() -> int:
         report.show(console, seconds, ROOT / ".local")
         if sys.stdout.isatty():
             _linger(console, stack)
+        else:
+            console.print(AGAIN, highlight=False, markup=False)
     except MlopsError as error:
         console.print(f"{type(error).__name__}: {error}", style="red", markup=False)
         return 1

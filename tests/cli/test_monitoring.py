@@ -6,7 +6,7 @@ import pytest
 
 from airflow_mlops.core.monitoring.drift import detect_drift
 from airflow_mlops.core.monitoring.drift.arrival import Arrival
-from airflow_mlops.core.monitoring.drift.record import body_of
+from airflow_mlops.core.monitoring.drift.record import body_before, body_of, with_arrivals
 from airflow_mlops.core.monitoring.observations import Observations
 
 pytestmark = pytest.mark.services
@@ -61,6 +61,14 @@ def test_reports_are_pages_of_what_is_on_record(
     (ref,) = trained_champions(1)
     seen = Observations(ledger.dsn)
     table = dataset_store.open(dataset_store.latest(model))
+    done = mlops("report", model, "--drift")
+    assert (done.code, "nothing is judged yet" in done.out) == (0, True)
+    stale = with_arrivals(body_before(str(ref)), [Arrival("freshness", "9.0 days old")])
+    seen.record(model, "drift", f"{ref}:", stale)
+    done = mlops("report", model, "--drift")
+    assert (done.code, f"<b>warn</b>: {stale['line']}</p>" in done.out) == (0, True)
+    done = mlops("report", model, "--drift", "--window", "3")
+    assert (done.code, "window 3; judged were: none" in done.err) == (2, True)
     since, middle = (
         datetime.fromisoformat(w.start) for w in (table.windows()[0], table.closed()[7])
     )
@@ -68,6 +76,7 @@ def test_reports_are_pages_of_what_is_on_record(
     few = Arrival("volume", "168 rows, usually 900 (p 1e-09)")
     body = body_of(found, found.verdict(), [few], model=str(ref), window=7)
     seen.record(model, "drift", f"{ref}:7", body)
+    seen.record(model, "drift", "later:", stale)
     path = tmp_path / "drift.html"
     done = mlops("report", model, "--drift", "--out", str(path))
     assert (done.code, done.out.startswith(f"{path}: drift of {model}, ")) == (0, True)

@@ -72,6 +72,21 @@ def drift_report(body: Mapping[str, Any], profiles: tuple[Profile, Profile]) -> 
     )
 
 
+def unjudged_report(model: str, body: Mapping[str, Any]) -> str:
+    """
+    Say what is known before any window was judged.
+
+    :param body: newest finding of monitor ``drift``; empty: there is none.
+    """
+    line = body.get("line") or (body and f"no window is complete since {body['model']} serves")
+    return page(
+        f"Drift of {model}",
+        body.get("status", ""),
+        line or "nothing is judged yet: no finding of drift is on record",
+        [note("The columns are drawn once the first window is complete and judged.")],
+    )
+
+
 def _table(columns: Sequence[ColumnDrift]) -> str:
     head = ("column", "verdict", "looked at", "share of rows", "limit", "p")
     return table(

@@ -1,5 +1,6 @@
 """The report of performance: every labelled window over time, with what was decided meanwhile."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,19 @@ ROWS = 100
 
 DRAWN = 500
 """Newest windows that are drawn."""
+
+_BESIDE = ("backtest", "fresh", "estimate")
+_ROLES = {"retrain": "champion", "rollback": "back to"}
+
+_KEYS = {
+    "main": "served, with 95 % interval",
+    "base": "its own backtest",
+    "fresh": "a fresh small model",
+    "guess": "estimate without labels",
+    "alarm": "surely worse than its backtest",
+    "mark": "a version serves from here",
+    "tick": "retrain or refuse",
+}
 
 
 def performance_report(
@@ -38,8 +52,8 @@ def performance_report(
     windows = _windows(bodies)
     expected = {g.index: g for g in map(Guess.from_dict, guesses)}
     if not windows:
-        line = "no labelled window is on record yet"
-        return page(f"Performance of {model}", "ok", line, [_expected(expected)])
+        line = f"nothing is measured yet: no labelled window of {model} is on record"
+        return page(f"Performance of {model}", "", line, [_expected(expected), _decisions(entries)])
     last = windows[-1]
     # of findings from before there were lines, only the numbers are known
     line = newest.get("line") or f"window {last.index}: {last.metric} {last.value:.4f}"
@@ -94,14 +108,8 @@ def _picture(
     ]
     alarms = [(t, w.value) for t, w in zip(times, windows, strict=True) if w.decayed]
     svg = timeline([line for line in lines if line.times], marks=marks(entries), alarms=alarms)
-    keys = {
-        "main": "served, with 95 % interval",
-        "base": "its own backtest",
-        "fresh": "a fresh small model",
-        "guess": "estimate without labels",
-        "alarm": "surely worse than its backtest",
-    }
-    return figure(svg, keys)
+    drawn = set(re.findall(r'class="(?:line )?(\w+)', svg))
+    return figure(svg, {kind: text for kind, text in _KEYS.items() if kind in drawn})
 
 
 def _slices(window: ServedWindow) -> str:
@@ -132,7 +140,7 @@ def _slices(window: ServedWindow) -> str:
 def _table(windows: Sequence[ServedWindow], guesses: Mapping[int, Guess]) -> str:
     scores = ("accuracy", "roc_auc")
     return table(
-        ("window", "until", "model", "rows", "loss", "95 %", "backtest", "fresh", "guess", *scores),
+        ("window", "until", "model", "rows", "loss", "95 %", *_BESIDE, *scores),
         ((w.decayed, (*_cells(w, guesses), *_scores(w, scores))) for w in reversed(windows)),
     )
 
@@ -158,12 +166,14 @@ def _scores(window: ServedWindow, names: Sequence[str]) -> list[float | None]:
 
 
 def _estimate(windows: Sequence[ServedWindow], guesses: Mapping[int, Guess]) -> str:
-    error = past_error(guesses, {w.index: w.value for w in windows})
+    known = {w.index: w.value for w in windows if w.index in guesses}
+    error = past_error(guesses, known)
     if error is None:
         return ""
     return note(
-        f"The estimate without labels was off by {error:.4f} on average, over the windows whose "
-        "labels have come."
+        f"The estimate without labels was off by {error:.4f} on average over {len(known)} "
+        f"labelled window{'s' * (len(known) != 1)} of all versions; the head of this page counts "
+        f"only those of {windows[-1].model} before the newest."
     )
 
 
@@ -172,25 +182,42 @@ def _expected(guesses: Mapping[int, Guess]) -> str:
 
 
 def _decisions(entries: Sequence[Entry]) -> str:
-    found = [e for e in entries if e.op in MARKED][-ROWS:]
+    found = _dated(entries)[-ROWS:]
     if not found:
         return ""
     return heading("Decisions") + table(
-        ("entry", "what", "version", "why"),
-        ((e.op == "refuse", (e.seq, e.op, e.version, e.reason)) for e in reversed(found)),
+        ("entry", "when", "what", "about", "why"),
+        (
+            (e.op == "refuse", (e.seq, moment(at or e.at), e.op, _about(e), e.reason))
+            for at, e in reversed(found)
+        ),
     )
 
 
-def marks(entries: Sequence[Entry]) -> list[tuple[float, str]]:
-    """Return time, by the clock of the data, and name of what changed a model."""
-    found: dict[str, list[str]] = {}
-    now = ""
+def _about(entry: Entry) -> str:
+    """Name the version of an entry by what it was: a retrain is decided of a champion."""
+    role = _ROLES.get(entry.op, "candidate")
+    return "" if entry.version is None else f"{role} @{entry.version}"
+
+
+def _dated(entries: Sequence[Entry]) -> list[tuple[str, Entry]]:
+    """Return when each entry happened, by the clock of the data; empty: nobody had looked at it."""
+    found, now = [], ""
     for entry in entries:
         now = str(entry.evidence.get("now") or now)
-        if entry.op in MARKED and now:
-            version = f" {entry.version}" if entry.op in ("promote", "rollback") else ""
-            found.setdefault(now, []).append(f"{entry.op}{version}")
-    return [(seconds(at), ", ".join(names)) for at, names in found.items()]
+        if entry.op in MARKED:
+            found.append((now, entry))
+    return found
+
+
+def marks(entries: Sequence[Entry]) -> list[tuple[float, str]]:
+    """Return time, by the clock of the data, and new champion of what was decided."""
+    found: dict[tuple[str, bool], str] = {}
+    for at, entry in _dated(entries):
+        serves = entry.op in ("promote", "rollback")
+        if at:  # of two changes at one moment the later one lasts
+            found[at, serves] = f"@{entry.version}" if serves else ""
+    return [(seconds(at), name) for (at, _), name in found.items()]
 
 
 def seconds(text: str) -> float:

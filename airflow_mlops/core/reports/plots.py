@@ -14,8 +14,8 @@ WIDTH, HEIGHT = 720, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 26
 BAR = 17
 NAMES = 150
-LABELS = 12
-"""Marks of a timeline that are named; more of them would lie upon each other."""
+DAYS = 4
+"""Moments that an axis names: more would touch on a narrow screen."""
 
 LETTER = 7.2
 """Room that a letter takes, on a narrow screen, where text is larger."""
@@ -119,7 +119,7 @@ def timeline(
     """
     Draw numbers over time.
 
-    :param marks: time and name of what happened.
+    :param marks: time and name of what happened; without a name it is a tick on the axis.
     :param alarms: time and value of each alarm.
     :param zero: whether the axis begins at zero.
     """
@@ -155,20 +155,18 @@ def _line(line: Line, x: Scale, y: Scale) -> str:
 
 
 def _marks(x: Scale, marks: Sequence[tuple[float, str]], height: int) -> list[str]:
-    """Draw what happened, and name it, the newest first, where there is room."""
+    """Draw what happened; a name stands over the middle of its line, the newest first."""
     found: list[str] = []
-    free = float(WIDTH)
-    for place, (at, name) in enumerate(reversed(marks)):
-        where, width = x(at), LETTER * len(name)
-        found.append(
-            f'<line class="mark" x1="{where}" x2="{where}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-        )
-        end = where + width > WIDTH
-        left = where - width if end else where
-        if place < LABELS and left >= 0 and left + width <= free:
-            anchor, free = "end" if end else "start", left
+    foot, free = height - BOTTOM, float(WIDTH)
+    for at, name in sorted(marks, reverse=True):
+        where, half = x(at), LETTER * (len(name) + 1) / 2  # "@" is wide
+        kind, top = ("mark", TOP) if name else ("tick", foot - 8)
+        found.append(f'<line class="{kind}" x1="{where}" x2="{where}" y1="{top}" y2="{foot}"/>')
+        if name and where - half >= 0 and where + half <= free:
+            free = where - half
             found.append(
-                f'<text x="{where}" y="{TOP - 3}" text-anchor="{anchor}">{escaped(name)}</text>'
+                f'<text class="name" x="{where}" y="{TOP - 3}" text-anchor="middle">'
+                f"{escaped(name)}</text>"
             )
     return found
 
@@ -194,14 +192,14 @@ def _round(value: float) -> float:
 
 
 def _days(x: Scale, height: int) -> list[str]:
-    """Name days; where all of it is one day, minutes."""
+    """Name days; where all of it is two days, minutes. No name stands there twice."""
     short = x.high - x.low < 2 * 86400
-    ticks = []
-    for value in np.linspace(x.low, x.high, 6 if x.high > x.low else 1):
+    ticks: dict[str, str] = {}
+    for value in np.linspace(x.low, x.high, DAYS if x.high > x.low else 1):
         moment = datetime.fromtimestamp(float(value), UTC)
         text = moment.strftime("%d %b %H:%M" if short else "%Y-%m-%d")
-        ticks.append(_x_tick(x(float(value)), text, height))
-    return ticks
+        ticks.setdefault(text, _x_tick(x(float(value)), text, height))
+    return list(ticks.values())
 
 
 def _x_tick(where: float, text: str, height: int = HEIGHT) -> str:

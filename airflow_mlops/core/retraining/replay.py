@@ -63,6 +63,8 @@ class _Replay:
 
     def __post_init__(self) -> None:
         self.watched = self.learner.used(self.setting.columns)
+        drift = self.setting.policy.trigger(Drift) or Drift()
+        self.judged = [name for name in self.watched if name not in drift.ignore]
         first = self.history.rows.slice(0, self.history.bounds[min(self.setting.warmup, 4)])
         batch = first.select(self.watched).combine_chunks().to_batches()[0]
         self._around = centres(batch)
@@ -226,8 +228,7 @@ class _Replay:
         if self.reference is None or self.contract is None:
             return
         word = self.setting.policy.trigger(Drift) or Drift()
-        columns = [name for name in self.watched if name not in word.ignore]
-        found = judge_drift(self.reference, self.profile(window), columns, alpha=ALPHA)
+        found = judge_drift(self.reference, self.profile(window), self.judged, alpha=ALPHA)
         report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
         drifted = report.drifted
         verdict = report.verdict(
@@ -289,7 +290,7 @@ def simulate(history: History, setting: Setting) -> Simulation:
         tuple(replay.alarms),
         lived - started,
         ended - lived,
-        (*history.notes, f"monitored: {', '.join(replay.watched) or 'no column'}"),
+        (*history.notes, f"monitored: {', '.join(replay.judged) or 'no column'}"),
     )
 
 

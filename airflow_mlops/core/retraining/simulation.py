@@ -163,7 +163,7 @@ class Simulation:
                 f"  this policy  {loss:.4f}{_share(loss, never)}",
                 f"  never        {never:.4f}",
                 f"  always       {always:.4f}{_share(always, never)}, {served} retrains",
-                f"  {self.attempts} retrains asked for, {self.refused} candidates refused, "
+                f"  {self.attempts} retrains asked for, {self.refused} rounds refused, "
                 f"{self.useless} promotions that saved nothing",
                 f"  {self.trained} models fitted in {self.cpu_s:.0f} CPU s (always: "
                 f"{served} in {self.always_cpu_s:.0f} s)",

@@ -16,16 +16,20 @@ from airflow_mlops.core.data.profiling import ProfileBuilder
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.metrics import Estimate
 from airflow_mlops.core.monitoring.drift.arrival import Arrival
-from airflow_mlops.core.monitoring.drift.record import body_of
+from airflow_mlops.core.monitoring.drift.record import body_before, body_of, with_arrivals
 from airflow_mlops.core.monitoring.drift.report import ColumnDrift, DriftReport
+from airflow_mlops.core.monitoring.health import judge_health
 from airflow_mlops.core.monitoring.observations import Observation
+from airflow_mlops.core.monitoring.resources import Usage
 from airflow_mlops.core.monitoring.served import Measured, ServedWindow, Waiting
 from airflow_mlops.core.monitoring.slices import SliceLoss
 from airflow_mlops.core.monitoring.unlabelled import Guess
-from airflow_mlops.core.reports.drift import _values, drift_report, picture
+from airflow_mlops.core.reports.drift import _values, drift_report, picture, unjudged_report
+from airflow_mlops.core.reports.page import table
 from airflow_mlops.core.reports.performance import performance_report
 from airflow_mlops.core.reports.plots import Line, timeline
 from airflow_mlops.core.reports.system import dependencies_report, system_report
+from airflow_mlops.policy import Health
 
 MONDAY, WEEK = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=7)
 HOSTILE = "</td></svg><script>alert('x')</script>\"&\x00\n" * 9
@@ -243,7 +247,12 @@ def test_performance_over_time_marks_decisions_and_alarms():
     page = performance_report("m", bodies, [g.to_dict() for g in guesses], entries)
     found = read(page)
     text = " ".join(found.texts)
-    assert "retrain, promote 2" in text
+    assert " @2 " in text
+    assert "retrain or refuse" in text
+    assert "2024-01-03 00:00 promote candidate @2 better" in " ".join(text.split())
+    quiet = performance_report("m", [measured.body(windows[0])])
+    assert "surely worse than its backtest" not in quiet
+    assert "serves from here" not in quiet
     assert [a.get("class") for n, a in found.tags if n == "circle"].count("alarm") == 1
     assert "window 4 waits: 10 of 100 rows have a label, 10%" in text
     assert "off by 0.0100 on average" in text
@@ -269,8 +278,27 @@ def test_pages_without_findings_say_so():
         performance_report("m", []),
         system_report("m", [], []),
         dependencies_report("m", []),
+        unjudged_report("m", {}),
+        unjudged_report("m", body_before("m@1")),
     ):
-        assert "yet" in " ".join(read(page).texts)
+        text = " ".join(read(page).texts)
+        assert re.search("yet|no window is complete", text)
+        assert "None" not in text
+        assert '<p class="status none">' in page
+
+
+def test_before_a_window_is_judged_the_age_of_the_rows_is_shown():
+    body = with_arrivals(body_before("m@1"), [Arrival("freshness", "2.0 days old")])
+    text = "<b>warn</b>: no window is complete since m@1 serves; 2.0 days old</p>"
+    assert text in unjudged_report("m", body)
+
+
+def test_numbers_of_a_column_have_the_same_digits_unless_one_would_be_0():
+    page = table(
+        ("loss", "p"), [(False, (0.213, 1e-9)), (True, (0.03997, 0.5)), (False, (None, 1))]
+    )
+    cells = [text for text in read(page).texts if text.strip()]
+    assert cells == ["loss", "p", "0.2130", "1e-09", "0.0400", "0.5", "1"]
 
 
 def observation(**body):
@@ -290,29 +318,48 @@ def asked(text):
     return Observation("dependencies", "s", {**body, "answers": {"found": text}}, text)
 
 
-def test_tasks_are_drawn_with_what_went_wrong():
-    found = read(
-        system_report(
-            "m", [looked("disk is full")], [observation(), observation(outcome="success")]
-        )
-    )
+def test_tasks_are_summed_up_and_drawn_with_what_went_wrong():
+    tries = [observation(cpu_s=1.0), *[observation(outcome="success", task_id="u")] * 2]
+    page = system_report("m", [looked("disk is full")], tries)
+    found = read(page)
     assert [a.get("class") for n, a in found.tags if n == "circle"].count("alarm") == 2
     assert "disk is full" in found.texts
+    assert "1 of 3 tries failed" in page
+    cells = re.sub("<[^>]*>", " ", page).split("MB, last")[1].split()
+    assert cells[:9] == ["d.u", "2", "success", "2.000", "2.000", "0.000", "0.000", "100", "100"]
+    assert "<details open><summary>d.t<" in page
+    assert "<details><summary>d.u<" in page
+
+
+def test_the_head_has_one_line_for_a_task_and_the_table_the_rest():
+    name = "d.t (try 1 of r)"
+    usual, now = Usage(7, 6, 100), Usage(18.2, 15, 100)
+    slow = [f.to_dict() for f in judge_health(name, now, [*[usual] * 9, now], Health())]
+    killed = {"what": "d.v (try 2 of r)", "status": "warn", "line": "d.v, try 2: killed after 3 s"}
+    body = {"status": "warn", "line": "long", "findings": [*slow, killed]}
+    page = system_report("m", [Observation("system", "s", body, "now")], [])
+    head = "t: 18.2 s, 2.6 times the usual 7.0 s, twice (and 1 more)\nv: killed after 3 s</p>"
+    assert f"<b>warn</b>: {head}" in page
+    assert page.count("killed after 3 s") == 2
+    assert "long" not in read(page).texts
 
 
 def test_names_on_a_timeline_do_not_lie_upon_each_other():
-    marks = [(float(at), f"retrain, promote {at}") for at in (1, 2, 50, 95, 99)]
-    svg = timeline([Line("main", [0.0, 100.0], [0.0, 1.0])], marks=marks)
-    found = re.findall(r'<text x="([\d.]+)" y="11" text-anchor="(\w+)">([^<]+)<', svg)
-    spans = []
-    for x, anchor, name in found:
-        left = float(x) - (6 * len(name) if anchor == "end" else 0)
-        spans.append((left, left + 6 * len(name)))
-    spans.sort()
+    marks = [(float(at), f"@{at}") for at in (1, 2, 50, 53, 56, 99, 100)]
+    svg = timeline([Line("main", [0.0, 100.0], [0.0, 1.0])], marks=[*marks, (54.0, "")])
+    found = re.findall(r'x="([\d.]+)" y="11" text-anchor="middle">([^<]+)<', svg)
+    places = [(float(x), 3.6 * (len(name) + 1)) for x, name in found]
+    spans = sorted((x - half, x + half) for x, half in places)
     assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
     assert spans[-1][1] <= 720
-    assert [name for *_, name in found] == [f"retrain, promote {at}" for at in (99, 50, 2)]
-    assert svg.count('class="mark"') == len(marks)
+    assert [name for _, name in found] == ["@100", "@56", "@50", "@2"]
+    assert (svg.count('class="mark"'), svg.count('class="tick"')) == (len(marks), 1)
+
+
+def test_the_axis_of_a_few_minutes_names_none_twice():
+    start = MONDAY.timestamp()
+    svg = timeline([Line("main", [start, start + 60], [0.0, 1.0])])
+    assert re.findall(r">(01 Jan [^<]+)<", svg) == ["01 Jan 00:00", "01 Jan 00:01"]
 
 
 def test_a_timeline_of_one_moment_or_of_nothing_is_drawn():
