@@ -87,11 +87,7 @@ def _monitor(life: "Lifecycle") -> DAG:
         asked = [contract, _dependencies(life, common)]
         asked >> score >> performance >> decide
         drift >> decide
-        # Airflow judges a run by its last tasks: without this one a run that scored nothing would
-        # end well, for decide does.
-        asked >> EmptyOperator(
-            task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY
-        )
+        asked >> _last()
         _alone(life, common)
     return dag
 
@@ -148,6 +144,16 @@ def _dependencies(life: "Lifecycle", common: Mapping[str, Any]) -> Any:
         skip=["performance"],
         **common,
     )
+
+
+def _last() -> EmptyOperator:
+    """
+    Fail the run if its champion may not serve.
+
+    Airflow judges a run by its last tasks: a run that scored nothing would end well, for decide
+    does.
+    """
+    return EmptyOperator(task_id="may_serve", trigger_rule="none_failed", retry_policy=RETRY_POLICY)
 
 
 def _decide(life: "Lifecycle", rows: Any, labels: Any, common: Mapping[str, Any]) -> Any:

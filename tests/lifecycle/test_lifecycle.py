@@ -111,13 +111,15 @@ class TestDags:
             ("contract", "score"),
             ("dependencies", "score"),
             ("dependencies", "may_serve"),
-            ("contract", "drift"),
+            ("contract", "may_serve"),
+            ("snapshot", "drift"),
             ("score", "performance"),
             ("labels", "performance"),
             ("performance", "decide"),
             ("drift", "decide"),
             ("decide", "request"),
         }
+        assert ("contract", "drift") not in edges(dag)  # rows that stop scoring still drift
         # without a champion three monitors are skipped, and there is still a decision
         assert dag.get_task("decide").trigger_rule == "none_failed"
         assert dag.get_task("snapshot").upstream_task_ids == set()
