@@ -107,13 +107,13 @@ def _probe(word: Probe, e: Evidence, weighed: Weighed) -> Finding:
     if weighed.p_value <= word.alpha:
         text = (
             f"a small model of the newest rows beats the champion by {weighed.probe:.1%} of its "
-            f"backtest loss (more than {word.margin:.0%}, p={weighed.p_value:.3f})"
+            f"backtest loss (more than {word.margin:.0%}, p={weighed.p_value:.2g})"
         )
         return Finding("probe", True, text, "better")
     text = (
         f"a small model of the newest rows would change {newest.metric} by "
         f"{-newest.gain.mean():+.4f} +- {1.96 * standard_error(newest.gain):.4f} (asks from "
-        f"{-word.margin * base:+.4f} on, p={weighed.p_value:.2f})"
+        f"{-word.margin * base:+.4f} on, p={weighed.p_value:.2g})"
     )
     return Finding("probe", False, text, "better")
 
