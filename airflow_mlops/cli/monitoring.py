@@ -62,7 +62,7 @@ def report(args: Namespace) -> tuple[dict[str, Any], str]:
 
 def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     """Draw the newest window that was judged, or one by its number."""
-    from airflow_mlops.core.monitoring.drift.reference import training_rows
+    from airflow_mlops.core.monitoring.drift.reference import compared, training_rows
     from airflow_mlops.core.reports.drift import drift_report, unjudged_report
 
     found = [o.body for o in observations.read(args.model, "drift")]
@@ -77,9 +77,7 @@ def _drift(args: Namespace, state: State, observations: "Observations") -> str:
     body, store = wanted[-1], open_datasets()
     before = training_rows(store, open_models().get(ModelRef.parse(body["model"])))
     current = store.open(DatasetRef.parse(body["current"]))
-    (window,) = (w for w in current.windows() if w.index == body["window"])
-    now = current.between(*window.span)
-    return drift_report(body, (before.profile(), now.profile()))
+    return drift_report(body, compared(body, before, current))
 
 
 def _performance(args: Namespace, state: State, observations: "Observations") -> str:

@@ -176,13 +176,11 @@ class DetectDriftOperator(MlopsOperator):
         self, ref: ModelRef, reference: "Slice", current: "Table", body: Mapping[str, Any]
     ) -> None:
         """Draw a window of which something is to be said, or was."""
+        from airflow_mlops.core.monitoring.drift.reference import compared
         from airflow_mlops.core.reports.drift import drift_report
 
         def draw() -> str:
-            (window,) = (w for w in current.windows() if w.index == body["window"])
-            return drift_report(
-                body, (reference.profile(), current.between(*window.span).profile())
-            )
+            return drift_report(body, compared(body, reference, current))
 
         name = f"monitoring/drift-{body['window']}.html"
         self.urls = {ReportLink.name: attach_report(self, ref, name, body, draw)}
