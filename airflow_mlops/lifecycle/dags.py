@@ -37,7 +37,7 @@ from airflow_mlops.operators.training import (
     ChooseHistoryOperator,
     TrainModelOperator,
 )
-from airflow_mlops.policy import Arrival, Drift, duration
+from airflow_mlops.policy import Arrival, duration
 
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
@@ -115,7 +115,7 @@ def _schedule(life: "Lifecycle") -> Any:
 
 def _drift(life: "Lifecycle") -> dict[str, Any]:
     """When a window counts as drifted, in the words of the policy."""
-    word = life.policy.trigger(Drift) or Drift()
+    word = life.policy.drift
     weights = dict(word.weights) if isinstance(word.weights, Mapping) else word.weights
     lists = {"important": list(word.important), "ignore": list(word.ignore)}
     return {"share": word.share, "weights": weights, **lists}

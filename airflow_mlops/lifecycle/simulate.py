@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.lifecycle.declaration import Lifecycle
-from airflow_mlops.policy import Drift, duration
+from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.retraining.history import History
@@ -61,8 +61,8 @@ def simulate(life: Lifecycle, past: Past, *, policy: Lifecycle | None = None) ->
         msg = f"warm-up {past.warmup} and label delay {past.delay}: 2 or more, and 0 or more"
         raise ConfigurationError(msg)
     history = _history(life, past)
-    drift = rules.policy.trigger(Drift) or Drift()
-    named = {"Table(columns=...)": life.data.columns or (), "Drift(ignore=...)": drift.ignore}
+    ignored = rules.policy.drift.ignore
+    named = {"Table(columns=...)": life.data.columns or (), "Drift(ignore=...)": ignored}
     for word, names in named.items():
         for name in names:
             if name not in history.columns:

@@ -304,6 +304,11 @@ class Retrain(Word):
         words = (t for t in self.triggers if isinstance(t, Probe | Regret))
         return sorted({word.challenger for word in words if word.challenger is not None})
 
+    @property
+    def drift(self) -> Drift:
+        """What counts as drift: windows are judged whether or not it asks for a retrain."""
+        return self.trigger(Drift) or Drift()
+
     def trigger(self, kind: type[_Trigger]) -> "_Trigger | None":
         """Return the trigger of this kind, if the policy has one."""
         return next((t for t in self.triggers if isinstance(t, kind)), None)

@@ -34,7 +34,7 @@ from airflow_mlops.core.retraining.learner import Fit, Floats, Learner
 from airflow_mlops.core.retraining.record import next_round, record
 from airflow_mlops.core.retraining.simulation import Alarm, Promotion, Setting, Simulation, Step
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.policy import Drift, Loads
+from airflow_mlops.policy import Loads
 
 WHO = "simulation"
 ALPHA = 0.01
@@ -63,8 +63,8 @@ class _Replay:
 
     def __post_init__(self) -> None:
         self.watched = self.learner.used(self.setting.columns)
-        drift = self.setting.policy.trigger(Drift) or Drift()
-        self.judged = [name for name in self.watched if name not in drift.ignore]
+        ignored = self.setting.policy.drift.ignore
+        self.judged = [name for name in self.watched if name not in ignored]
         first = self.history.rows.slice(0, self.history.bounds[min(self.setting.warmup, 4)])
         batch = first.select(self.watched).combine_chunks().to_batches()[0]
         self._around = centres(batch)
@@ -227,7 +227,7 @@ class _Replay:
         """Look at the rows of a window before their labels are there."""
         if self.reference is None or self.contract is None:
             return
-        word = self.setting.policy.trigger(Drift) or Drift()
+        word = self.setting.policy.drift
         found = judge_drift(self.reference, self.profile(window), self.judged, alpha=ALPHA)
         report = DriftReport(self.setting.model, self.setting.model, "profile", ALPHA, found)
         drifted = report.drifted
