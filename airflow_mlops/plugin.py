@@ -11,4 +11,4 @@ class MlopsPlugin(AirflowPlugin):
 
     name = "mlops"
     listeners = [UsageListener()]  # noqa: RUF012  (Airflow reads it so)
-    deadline_references = [RunCreated]  # noqa: RUF012
+    deadline_references = [RunCreated]  # noqa: RUF012  (the same)

@@ -184,8 +184,7 @@ def _numeric(
     n = below_both[-1] - m
     out = _beyond(_MIDDLE[used], now < both, below_now)
     with np.errstate(invalid="ignore", divide="ignore"):  # a row without values
-        moved = _moved_numeric(below_both, below_now)
-        lifts = _lifts(both, now, below_both)
+        moved = _moved_numeric(below_both, below_now, _lifts(both, now, below_both))
         rises = now * (1 / n + 1 / m)
         rises -= both / n
     most = rises.argmax(axis=1)
@@ -195,7 +194,7 @@ def _numeric(
         one = Marked(int(both[top] - now[i, top]), int(a), int(now[i, top]), int(b))
         found.append(
             (
-                replace(moved[i], tests=(*moved[i].tests, lifts[i])),
+                moved[i],
                 Check("out of range", float(o / max(b, 1)), (beyond,)),
                 Check("one value", float(rises[i, top]), (one,)),
             )
@@ -226,9 +225,11 @@ def _beyond(
     return found
 
 
-def _moved_numeric(below_both: NDArray[np.float64], below_now: NDArray[np.float64]) -> list[Check]:
+def _moved_numeric(
+    below_both: NDArray[np.float64], below_now: NDArray[np.float64], lifts: Sequence[Lift]
+) -> list[Check]:
     """
-    Compare numeric columns: Kolmogorov-Smirnov gap, and the reference's deciles.
+    Compare numeric columns: Kolmogorov-Smirnov gap, the reference's deciles, and ranks.
 
     Source: Kolmogorov, Giornale dell'Istituto Italiano degli Attuari 4, 1933, with the small-sample
     correction of Stephens, JRSS B 32(1), 1970; chi-squared: Pearson, Philosophical Magazine, 1900.
@@ -247,8 +248,10 @@ def _moved_numeric(below_both: NDArray[np.float64], below_now: NDArray[np.float6
     bins = (np.diff(np.take_along_axis(part, edges, axis=1)) for part in (below, below_now))
     numbers = (gaps, p_gaps, *_homogeneity(*bins), rows)
     return [
-        Check("moved", max(gap, moved), (Share(p, moved, size), Share(p_gap, gap, size)))
-        for gap, p_gap, moved, p, size in zip(*(x.tolist() for x in numbers), strict=True)
+        Check("moved", max(gap, moved), (Share(p, moved, size), Share(p_gap, gap, size), lift))
+        for gap, p_gap, moved, p, size, lift in zip(
+            *(x.tolist() for x in numbers), lifts, strict=True
+        )
     ]
 
 
