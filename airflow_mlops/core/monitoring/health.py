@@ -51,11 +51,13 @@ class HealthFinding:
     :param what: what was looked at: a task, ``disk``, ``mlflow``, ``scheduler``, ``silence``.
     :param status: ``warn``, or ``broken``: somebody has to do something now.
     :param line: what is wrong, in one sentence with its numbers.
+    :param brief: the same in a few words, for a list; empty: ``line`` is short enough.
     """
 
     what: str
     status: Status
     line: str
+    brief: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -139,11 +141,13 @@ def _regressions(
         usual = median(past)
         both = min(now, getattr(before[0], name))
         if both - usual > _LEAST[unit] and worse(both, past, rules.factor):
+            times = f"{now:,.1f} {unit}, {now / max(usual, 1e-9):.1f} times the"
             line = (
-                f"{task} needed {now:,.1f} {unit}, {now / max(usual, 1e-9):.1f} times the "
-                f"{usual:,.1f} {unit} of {len(alike)} earlier runs, and so did the run before it"
+                f"{task} needed {times} {usual:,.1f} {unit} of {len(alike)} earlier runs, and so "
+                "did the run before it"
             )
-            found.append(HealthFinding(task, "warn", line))
+            brief = f"{times} usual {usual:,.1f} {unit}, twice"
+            found.append(HealthFinding(task, "warn", line, brief))
     return found
 
 

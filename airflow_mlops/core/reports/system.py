@@ -19,11 +19,6 @@ LOW = 130
 
 _USED = (("wall_s", "s"), ("cpu_s", "CPU s"), ("rss_mb", "MB"))
 
-_SLOW = re.compile(
-    r"needed (\S+) (.+?), (\S+) times the (\S+) .+? of \d+ earlier runs, and so did .*"
-)
-"""How :mod:`airflow_mlops.core.monitoring.health` says that a task became slower."""
-
 
 def system_report(model: str, looks: Sequence[Observation], usages: Sequence[Observation]) -> str:
     """
@@ -67,10 +62,7 @@ def _head(look: Mapping[str, Any]) -> str:
         return "no look at the system is on record yet"
     found: dict[str, list[str]] = defaultdict(list)
     for one in look["findings"]:
-        text = _bare(one)
-        if slow := _SLOW.fullmatch(text):
-            text = "{0} {1}, {2} times the usual {3} {1}, twice".format(*slow.groups())
-        found[_task(one["what"])].append(text)
+        found[_task(one["what"])].append(one.get("brief") or _bare(one))
     lines = [
         f"{what.rpartition('.')[2]}: {texts[0]}"
         + f" (and {len(texts) - 1} more)" * (len(texts) > 1)
