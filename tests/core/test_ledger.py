@@ -379,7 +379,7 @@ def test_migrating_again_changes_nothing(services, ledger, model):
 
 @services
 def test_a_database_that_was_never_migrated_says_what_is_newest(services):
-    assert migrations.pending(services.dsn("warehouse")) == ("none", "0002")
+    assert migrations.pending(services.dsn("warehouse")) == ("none", "0003")
 
 
 def test_a_migration_of_a_server_that_is_down_is_unavailable():
