@@ -6,171 +6,54 @@ on "nobody decided since I looked". Whoever loses reads again and decides again;
 """
 
 import contextlib
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
+from airflow_mlops.core.entries import MOVES, ZERO, Entry, State
 from airflow_mlops.core.errors import (
     ConfigurationError,
     KeyReusedError,
     LedgerLostError,
     UnavailableError,
 )
-from airflow_mlops.core.refs import canonical_digest, canonical_json
+from airflow_mlops.core.refs import canonical_digest
 
-ZERO = "0" * 64
-"""Hash before the first entry."""
+__all__ = ["DECISIONS", "MOVES", "ZERO", "Entry", "Ledger", "MemoryLedger", "State", "no_answer"]
 
 DECISIONS = ("retrain", "keep", "wait", "ask")
 """Operations by which a tick of the monitor is answered."""
 
+TAIL = 100
+"""Newest entries whose chain every decision checks; a tick of the monitor checks all of them."""
+
+# Of what moved somebody before the champion of now, only the generated columns are read. The list
+# of operations is written out, for the index knows it.
+_STANDING: LiteralString = """
+with mine as not materialized (select * from mlops.decisions where model = %(model)s),
+moves as not materialized (select * from mine where op in (
+  'propose', 'refuse', 'reject', 'promote', 'rollback', 'adopt', 'stage', 'vote')),
+since as (select
+  (select coalesce(max(seq), 0) - %(tail)s from mine) as newest,
+  (select max(seq) from moves where op in ('promote', 'rollback', 'adopt')) as epoch)
+select seq, body, hash, prev_hash, op, version, claim, run_id, digest from mine
+  where seq > (select newest from since)
+union all
+select seq, case when seq >= coalesce((select epoch from since), 0) then body end,
+  hash, prev_hash, op, version, claim, run_id, digest from moves
+  where seq <= (select newest from since) and key <> %(key)s
+union all
+select seq, body, hash, prev_hash, op, version, claim, run_id, digest from mine
+  where key = %(key)s and seq <= (select newest from since)
+order by seq
+"""
+
 _RACES = 50
 _TRIES = 4
-
-
-@dataclass(frozen=True)
-class Entry:
-    """
-    One decision on record.
-
-    :param seq: its number, from 1.
-    :param op: what was decided: ``retrain``, ``keep``, ``promote``, ``refuse`` and so on.
-    :param key: idempotency key: the same key gets the same answer for ever.
-    :param by: who decided: a task, or a person.
-    :param at: when it was decided, ISO 8601 in UTC.
-    :param reason: why, in one sentence.
-    :param version: version of the model it is about, if it is about one.
-    :param epoch: ``seq`` of the last change of champion it was decided against.
-    :param evidence: what was looked at, thresholds included; plain JSON types.
-    :param ask: digest of the request, to tell a retry from another request with the same key.
-    """
-
-    model: str
-    op: str
-    key: str
-    by: str
-    reason: str
-    version: int | None = None
-    epoch: int = 0
-    order: int | None = None
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    ask: str = ""
-    at: str = ""
-    seq: int = 0
-    prev_hash: str = ZERO
-
-    def body(self) -> str:
-        """Return the canonical JSON that is stored and hashed."""
-        data = {k: v for k, v in self.to_dict().items() if k not in ("hash", "prev_hash")}
-        return canonical_json(data)
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 of the previous hash, a line feed and the body."""
-        return hashlib.sha256(f"{self.prev_hash}\n{self.body()}".encode()).hexdigest()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        names = (*Entry.__dataclass_fields__,)
-        return {n: getattr(self, n) for n in names} | {"evidence": dict(self.evidence)}
-
-    @classmethod
-    def from_body(cls, body: str, prev_hash: str) -> "Entry":
-        """Rebuild the entry whose :meth:`body` was stored."""
-        return cls(**json.loads(body), prev_hash=prev_hash)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """
-    What the entries of one model add up to.
-
-    :param stack: champions in the order a plain rollback walks back along, newest last.
-    :param ever: every version that ever was champion.
-    :param mark: newest order that was ever promoted; an older candidate is stale.
-    :param epoch: ``seq`` of the last change of champion.
-    :param challenger: version that waits for its rollout.
-    :param identity: MLflow run and file digest of each version that an entry names.
-    """
-
-    entries: tuple[Entry, ...] = ()
-    stack: tuple[int, ...] = ()
-    ever: frozenset[int] = frozenset()
-    mark: int | None = None
-    epoch: int = 0
-    challenger: int | None = None
-    identity: Mapping[int, tuple[str, str]] = field(default_factory=dict)
-
-    @property
-    def champion(self) -> int | None:
-        """Version that predicts now."""
-        return self.stack[-1] if self.stack else None
-
-    @property
-    def previous(self) -> int | None:
-        """Version that a plain rollback returns to."""
-        return self.stack[-2] if len(self.stack) > 1 else None
-
-    @property
-    def head(self) -> tuple[int, str]:
-        """Number and hash of the last entry."""
-        last = self.entries[-1] if self.entries else None
-        return (last.seq, last.hash) if last else (0, ZERO)
-
-    def last(self, *ops: str) -> Entry | None:
-        """Return the newest entry with one of these operations."""
-        return next((e for e in reversed(self.entries) if e.op in ops), None)
-
-    def of(self, key: str) -> Entry | None:
-        """Return the entry of an idempotency key."""
-        return next((e for e in self.entries if e.key == key), None)
-
-    def changed_at(self, when: datetime) -> Entry | None:
-        """
-        Return the entry that had made the champion of a moment, by the clock of the data.
-
-        An entry happened when the newest row that any decision before it had seen was observed;
-        before the first decision, when it was written.
-
-        :param when: a moment with a time zone.
-        """
-        found, now = None, ""
-        for entry in self.entries:
-            now = entry.evidence.get("now") or now
-            if entry.op in ("promote", "rollback"):
-                found = entry if datetime.fromisoformat(now or entry.at) <= when else found
-        return found
-
-    def after(self, entry: Entry) -> "State":
-        """Return the state with one more entry."""
-        state = replace(self, entries=(*self.entries, entry))
-        version = entry.version
-        if version is not None and (run := entry.evidence.get("run_id")):
-            files = (run, entry.evidence.get("digest", ""))
-            state = replace(state, identity={version: files, **state.identity})
-        if entry.op == "promote" and version is not None:
-            orders = [order for order in (self.mark, entry.order) if order is not None]
-            mark = max(orders, default=None)
-            kept = tuple(v for v in self.stack if v != version)
-            state = replace(state, stack=(*kept, version), ever=self.ever | {version}, mark=mark)
-        if entry.op == "rollback" and version is not None:
-            cut = self.stack.index(version) + 1 if version in self.stack else -1
-            stack = self.stack[:cut] if cut > 0 else (*self.stack[:-1], version)
-            state = replace(state, stack=stack)
-        if entry.op in ("promote", "rollback"):
-            state = replace(state, epoch=entry.seq)
-        if entry.op == "propose":
-            state = replace(state, challenger=version)
-        elif entry.op in ("promote", "refuse", "reject") and version == self.challenger:
-            state = replace(state, challenger=None)
-        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +77,39 @@ class Ledger:
             "select seq, body, hash, prev_hash from mlops.decisions where model = %s order by seq",
             (model,),
         )
-        state = State()
-        for number, (seq, body, digest, prev_hash) in enumerate(rows, start=1):
-            entry = _read(body, prev_hash)
-            known = (number, state.head[1], entry.hash, entry.model) if entry else ()
-            if entry is None or (seq, prev_hash, digest, model) != known:
-                msg = (
-                    f"the ledger of {model} breaks at entry {number}: it was changed or lost. "
-                    "Nothing is decided until somebody has looked: airflow mlops doctor"
-                )
-                raise LedgerLostError(msg)
-            state = state.after(entry)
-        return state
+        return State.of_entries(_checked(model, rows))
+
+    def standing(self, model: str, key: str = "") -> State:
+        """
+        Return who is champion and who is on the way, whatever the length of the ledger.
+
+        The chain of the newest entries is checked here; :meth:`state` checks all of it.
+
+        :param key: idempotency key whose entry is wanted, too.
+        :raises LedgerLostError: if an entry was changed, or one is missing.
+        :raises UnavailableError: if the database does not answer.
+        """
+        rows = self._query(_STANDING, {"model": model, "key": key, "tail": TAIL})
+        gaps = max(0, rows[-1][0] - TAIL) if rows else 0
+        return State.of_entries(_checked(model, rows, gaps))
+
+    def numbered(self, model: str, seq: int) -> Entry:
+        """
+        Return one entry.
+
+        :raises ConfigurationError: if there is no such entry.
+        :raises LedgerLostError: if it was changed.
+        """
+        rows = self._query(
+            "select seq, body, hash, prev_hash from mlops.decisions where model = %s and seq = %s",
+            (model, seq),
+        )
+        found = next(_checked(model, rows, gaps=seq), None)
+        if found is None:
+            number, _ = self.standing(model).head
+            msg = f"the ledger of {model} has {number} entries, none is number {seq}"
+            raise ConfigurationError(msg)
+        return found
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
@@ -220,13 +124,13 @@ class Ledger:
 
         :param key: idempotency key; if it is on record already, that entry is the answer.
         :param ask: the request in plain JSON types; another request under the same key is refused.
-        :param build: makes the entry from the current state; called again after a lost race.
+        :param build: makes the entry from :meth:`standing`; called again after a lost race.
         :raises KeyReusedError: if the key belongs to another request.
         :raises UnavailableError: if the database does not answer, or 50 races in a row were lost.
         """
         digest = canonical_digest(dict(ask))[:16]
         for _ in range(_RACES):
-            state = self.state(model)
+            state = self.standing(model, key)
             mine = state.of(key)
             if mine is not None:
                 if mine.ask != digest:
@@ -257,7 +161,9 @@ class Ledger:
         )
         return bool(rows)
 
-    def _query(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    def _query(
+        self, statement: LiteralString, values: Sequence[object] | Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
         """Run one statement as one transaction; a lost reply is harmless, the key finds it."""
         for left in reversed(range(_TRIES)):
             try:
@@ -299,6 +205,10 @@ class MemoryLedger(Ledger):
         """Return what the entries add up to."""
         return self.states.get(model, State())
 
+    def standing(self, model: str, key: str = "") -> State:
+        """Return the same: nothing has to be read."""
+        return self.state(model)
+
     def _append(self, entry: Entry) -> bool:
         self.states[entry.model] = self.state(entry.model).after(entry)
         return True
@@ -310,6 +220,45 @@ def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | Unavailab
     if any(sign in text for sign in ("authentication failed", "does not exist", "no password")):
         return ConfigurationError(f"cannot log in to {what}: {text}; check the connection")
     return UnavailableError(f"{what} does not answer: {text}")
+
+
+def _checked(model: str, rows: Iterable[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
+    """
+    Yield the entries of rows, after looking whether each is what was written, and follows.
+
+    :param rows: ``seq, body, hash, prev_hash``; without a body also what is generated from it.
+    :param gaps: number up to which entries may be left out.
+    """
+    before = (0, ZERO)
+    for seq, body, digest, prev_hash, *generated in rows:
+        alone = seq <= gaps + 1 if gaps else False
+        follows = alone or (seq, prev_hash) == (before[0] + 1, before[1])
+        brief = body is None
+        entry = _brief(model, seq, *generated) if brief else _read(body, prev_hash)
+        known = brief or (entry and (entry.seq, entry.hash, entry.model) == (seq, digest, model))
+        if entry is None or not follows or not known:
+            msg = (
+                f"the ledger of {model} breaks at entry {seq if alone else before[0] + 1}: it was "
+                "changed or lost. Nothing is decided until somebody has looked: airflow mlops "
+                "doctor"
+            )
+            raise LedgerLostError(msg)
+        before = (seq, digest)
+        yield entry
+
+
+def _brief(
+    model: str,
+    seq: int,
+    op: str,
+    version: int | None,
+    order: int | None,
+    run_id: str | None,
+    digest: str | None,
+) -> Entry:
+    """Return what is left of an entry that happened before the champion of now."""
+    evidence = {"run_id": run_id, "digest": digest or ""}
+    return Entry(model, op, "", "", "", version, order=order, evidence=evidence, seq=seq)
 
 
 def _read(body: str, prev_hash: str) -> Entry | None:

@@ -120,11 +120,7 @@ class MlopsOperator(BaseOperator):
 
         :raises ConfigurationError: if there is no such entry.
         """
-        entries = self.ledger().state(self.model).entries
-        if not 0 < number <= len(entries):
-            msg = f"the ledger of {self.model} has {len(entries)} entries, none is number {number}"
-            raise ConfigurationError(msg)
-        return entries[number - 1]
+        return self.ledger().numbered(self.model, number)
 
 
 def run_of(context: Context) -> str:

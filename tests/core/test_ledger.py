@@ -1,6 +1,7 @@
 """The ledger: exactly once, chained, append-only, and never silently another one."""
 
 import json
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from airflow_mlops.core.errors import (
     LedgerLostError,
     UnavailableError,
 )
-from airflow_mlops.core.ledger import ZERO, Entry, Ledger, State
+from airflow_mlops.core.ledger import MOVES, ZERO, Entry, Ledger, State
 
 
 def entry(model, op="keep", version=None, **more):
@@ -142,6 +143,39 @@ def test_what_is_read_back_is_what_was_written(ledger, model):
     )
     assert ledger.state(model).of("k'; drop table mlops.decisions; --") == made
     assert ledger.state(model).entries[0].evidence == {"é🙂": [1, 0.1, None]}
+
+
+MOVED = ("stack", "ever", "mark", "proposed", "epoch", "challenger", "identity", "champion", "head")
+
+
+@services
+@pytest.mark.parametrize("seed", range(3))
+def test_who_stands_where_is_the_same_by_the_newest_entries_alone(ledger, model, monkeypatch, seed):
+    monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", 4)
+    rng, state = random.Random(seed), State()
+    ops = ["keep", "retrain", "propose", "refuse", "promote", "adopt", "stage", "vote", "rollback"]
+    for seq in range(40):
+        op, version = rng.choice(ops), rng.randint(1, 6)
+        if op == "rollback" and version not in state.ever:
+            continue
+        facts = {"run_id": f"r{version}", "digest": "d"} if rng.random() < 0.5 else {}
+        about = {"version": version, "order": rng.randint(1, 50), "evidence": facts}
+        record(ledger, model, f"k{seq}", op, **(about if op not in ("keep", "retrain") else {}))
+        state, brief = ledger.state(model), ledger.standing(model, "k1")
+        assert [getattr(brief, part) for part in MOVED] == [getattr(state, p) for p in MOVED]
+        assert brief.of("k1") == state.of("k1")
+        since = {e.seq for e in state.entries if e.op in MOVES and e.seq >= state.epoch}
+        assert since <= {e.seq for e in brief.entries}
+        assert all(state.entries[e.seq - 1] == e for e in brief.entries)
+    assert len(ledger.state(model).entries) > 30
+
+
+@services
+def test_one_entry_is_found_by_its_number(ledger, model):
+    made = [record(ledger, model, f"k{i}") for i in range(3)]
+    assert [ledger.numbered(model, e.seq) for e in made] == made
+    with pytest.raises(ConfigurationError, match=f"ledger of {model} has 3 entries, none is numb"):
+        ledger.numbered(model, 4)
 
 
 @services

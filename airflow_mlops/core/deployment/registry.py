@@ -63,7 +63,7 @@ class ModelRegistry:
 
     def champion(self, name: str) -> ModelRef | None:
         """Return the champion by the ledger."""
-        version = self.ledger.state(name).champion
+        version = self.ledger.standing(name).champion
         return None if version is None else ModelRef(name, version)
 
     def propose(self, ref: ModelRef, ask: Ask, *, epoch: int, order: int) -> Entry:
@@ -118,7 +118,7 @@ class ModelRegistry:
         :raises ConfigurationError: if there is nothing to go back to.
         :raises ModelChangedError: if the files of that version are not those that were evaluated.
         """
-        before = self.ledger.state(name)
+        before = self.ledger.standing(name)
         if before.of(ask.key) is None:
             self._verified(ModelRef(name, rollback_target(before, name, to)))
 
@@ -153,17 +153,17 @@ class ModelRegistry:
             model = self._registered(name)
             if model is None:
                 return ()
-            state = self.ledger.state(name)
+            state = self.ledger.standing(name)
             if not state.entries:
                 return ()
-            _check_anchor(name, dict(model.tags).get(ANCHOR), state)
+            self._check_anchor(name, dict(model.tags).get(ANCHOR), state)
             state = self._observe_move(name, model, state)
             repaired += self._write_aliases(name, dict(model.aliases), state)
             anchor = "{}:{}".format(*state.head)
             if dict(model.tags).get(ANCHOR) != anchor:
                 with talking(name, existing_is_fine=True):
                     self.models.client.set_registered_model_tag(name, ANCHOR, anchor)
-            if self.ledger.state(name).head == state.head:
+            if self.ledger.standing(name).head == state.head:
                 return tuple(repaired)
         msg = f"the aliases of {name} did not settle in {_ROUNDS} rounds; try again"
         raise UnavailableError(msg)
@@ -192,7 +192,7 @@ class ModelRegistry:
             msg = f"{ref} is not the version its recipe stands for{instead}"
             raise ConfigurationError(msg)
         found = (version.run_id, version.digest)
-        known = self.ledger.state(ref.name).identity.get(ref.version, found)
+        known = self.ledger.standing(ref.name).identity.get(ref.version, found)
         if known != found:
             msg = (
                 f"{ref} in MLflow is run {found[0]} with files {found[1][:16]}, the ledger names "
@@ -212,6 +212,19 @@ class ModelRegistry:
         with talking(name, missing_is_fine=True):
             return self.models.client.get_registered_model(name)
         return None
+
+    def _check_anchor(self, name: str, anchor: str | None, state: State) -> None:
+        """Compare MLflow's copy of the head with the ledger."""
+        if not anchor:
+            return
+        number, _, digest = anchor.partition(":")
+        found = state.numbered(int(number)) or self.ledger.state(name).numbered(int(number))
+        if found is None or found.hash != digest:
+            msg = (
+                f"MLflow remembers entry {number} ({digest[:12]}) of {name}; the ledger ends at "
+                f"{state.head[0]} without it. Restore the newest backup before anything is decided"
+            )
+            raise LedgerLostError(msg)
 
     def _observe_move(self, name: str, model: Any, state: State) -> State:
         """
@@ -268,11 +281,10 @@ def _objection(state: State, ref: ModelRef, epoch: int | None, order: int | None
             f"stale: {ref} comes from decision {order}, and a candidate of decision {state.mark} "
             "was promoted before it"
         )
-    proposed = [e.order for e in state.entries if e.op == "propose" and e.order is not None]
-    if order is not None and proposed and order < max(proposed):
+    if order is not None and state.proposed is not None and order < state.proposed:
         return (
             f"stale: {ref} comes from decision {order}, and a candidate of decision "
-            f"{max(proposed)} was proposed after it"
+            f"{state.proposed} was proposed after it"
         )
     if state.champion == ref.version:
         return f"conflict: {ref} is champion already"
@@ -303,17 +315,3 @@ def rollback_target(state: State, name: str, to: int | None) -> int:
         msg = f"{name}@{to} is champion already"
         raise ConfigurationError(msg)
     return to
-
-
-def _check_anchor(name: str, anchor: str | None, state: State) -> None:
-    """Compare MLflow's copy of the head with the ledger."""
-    if not anchor:
-        return
-    number, _, digest = anchor.partition(":")
-    index = int(number) - 1
-    if not 0 <= index < len(state.entries) or state.entries[index].hash != digest:
-        msg = (
-            f"MLflow remembers entry {number} ({digest[:12]}) of {name}; the ledger ends at "
-            f"{state.head[0]} without it. Restore the newest backup before anything is decided"
-        )
-        raise LedgerLostError(msg)

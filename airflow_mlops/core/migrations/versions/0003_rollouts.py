@@ -1,4 +1,4 @@
-"""Rollouts: votes of approvers, stages of a rollout, adopted aliases; answers of several classes."""
+"""Rollouts: votes, stages and adopted aliases are on record; an answer may have classes."""
 
 from alembic import op
 
@@ -10,6 +10,12 @@ alter table mlops.decisions drop constraint decisions_op_check;
 alter table mlops.decisions add constraint decisions_op_check check (op in (
   'request', 'retrain', 'keep', 'wait', 'ask', 'propose', 'refuse', 'reject',
   'promote', 'rollback', 'observe', 'remove', 'forget', 'vote', 'stage', 'adopt'));
+alter table mlops.decisions
+  add column claim bigint generated always as ((body::jsonb ->> 'order')::bigint) stored,
+  add column run_id text generated always as (body::jsonb #>> '{evidence,run_id}') stored,
+  add column digest text generated always as (body::jsonb #>> '{evidence,digest}') stored;
+create index decisions_moves on mlops.decisions (model, seq) where op in (
+  'propose', 'refuse', 'reject', 'promote', 'rollback', 'adopt', 'stage', 'vote');
 alter table mlops.predictions add column scores double precision[];
 """
 

@@ -1,0 +1,191 @@
+"""What is on record about a model: its decisions, and who stands where after them."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from airflow_mlops.core.refs import canonical_json
+
+ZERO = "0" * 64
+"""Hash before the first entry."""
+
+MOVES = ("propose", "refuse", "reject", "promote", "rollback", "adopt", "stage", "vote")
+"""Operations that move a champion, or a candidate on its way."""
+
+CHAMPIONS = ("promote", "rollback", "adopt")
+"""Operations after which somebody else is champion."""
+
+_ANSWERS = ("promote", "refuse", "reject", "adopt")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    One decision on record.
+
+    :param seq: its number, from 1.
+    :param op: what was decided: ``retrain``, ``keep``, ``promote``, ``refuse`` and so on.
+    :param key: idempotency key: the same key gets the same answer for ever.
+    :param by: who decided: a task, or a person.
+    :param at: when it was decided, ISO 8601 in UTC.
+    :param reason: why, in one sentence.
+    :param version: version of the model it is about, if it is about one.
+    :param epoch: ``seq`` of the last change of champion it was decided against.
+    :param evidence: what was looked at, thresholds included; plain JSON types.
+    :param ask: digest of the request, to tell a retry from another request with the same key.
+    """
+
+    model: str
+    op: str
+    key: str
+    by: str
+    reason: str
+    version: int | None = None
+    epoch: int = 0
+    order: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    ask: str = ""
+    at: str = ""
+    seq: int = 0
+    prev_hash: str = ZERO
+
+    def body(self) -> str:
+        """Return the canonical JSON that is stored and hashed."""
+        data = {k: v for k, v in self.to_dict().items() if k not in ("hash", "prev_hash")}
+        return canonical_json(data)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the previous hash, a line feed and the body."""
+        return hashlib.sha256(f"{self.prev_hash}\n{self.body()}".encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        names = (*Entry.__dataclass_fields__,)
+        return {n: getattr(self, n) for n in names} | {"evidence": dict(self.evidence)}
+
+    @classmethod
+    def from_body(cls, body: str, prev_hash: str) -> "Entry":
+        """Rebuild the entry whose :meth:`body` was stored."""
+        return cls(**json.loads(body), prev_hash=prev_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """
+    What the entries of one model add up to.
+
+    :param entries: oldest first; of :meth:`Ledger.standing` the newest only.
+    :param stack: champions in the order a plain rollback walks back along, newest last.
+    :param ever: every version that ever was champion.
+    :param mark: newest order that was ever promoted; an older candidate is stale.
+    :param proposed: newest order that was ever proposed.
+    :param epoch: ``seq`` of the last change of champion.
+    :param challenger: version that waits for its rollout.
+    :param identity: MLflow run and file digest of each version that an entry names.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    stack: tuple[int, ...] = ()
+    ever: frozenset[int] = frozenset()
+    mark: int | None = None
+    proposed: int | None = None
+    epoch: int = 0
+    challenger: int | None = None
+    identity: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def champion(self) -> int | None:
+        """Version that predicts now."""
+        return self.stack[-1] if self.stack else None
+
+    @property
+    def previous(self) -> int | None:
+        """Version that a plain rollback returns to."""
+        return self.stack[-2] if len(self.stack) > 1 else None
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last entry."""
+        last = self.entries[-1] if self.entries else None
+        return (last.seq, last.hash) if last else (0, ZERO)
+
+    def last(self, *ops: str) -> Entry | None:
+        """Return the newest entry with one of these operations."""
+        return next((e for e in reversed(self.entries) if e.op in ops), None)
+
+    def of(self, key: str) -> Entry | None:
+        """Return the entry of an idempotency key."""
+        return next((e for e in self.entries if e.key == key), None)
+
+    def numbered(self, seq: int) -> Entry | None:
+        """Return the entry of a number."""
+        return next((e for e in reversed(self.entries) if e.seq == seq), None)
+
+    def changed_at(self, when: datetime) -> Entry | None:
+        """
+        Return the entry that had made the champion of a moment, by the clock of the data.
+
+        An entry happened when the newest row that any decision before it had seen was observed;
+        before the first decision, when it was written.
+
+        :param when: a moment with a time zone.
+        """
+        found, now = None, ""
+        for entry in self.entries:
+            now = entry.evidence.get("now") or now
+            if entry.op in ("promote", "rollback"):
+                found = entry if datetime.fromisoformat(now or entry.at) <= when else found
+        return found
+
+    @classmethod
+    def of_entries(cls, entries: Iterable[Entry]) -> "State":
+        """Add up entries, oldest first; those without a key are counted, and not kept."""
+        kept = tuple(entries)
+        return _added(cls(), kept, tuple(entry for entry in kept if entry.key))
+
+    def after(self, entry: Entry) -> "State":
+        """Return the state with one more entry."""
+        return _added(self, (entry,), (*self.entries, entry))
+
+
+def _added(state: State, more: Iterable[Entry], entries: tuple[Entry, ...]) -> State:
+    """Add entries to a state in one go: a ledger may hold many."""
+    stack, ever, identity = dict.fromkeys(state.stack), set(state.ever), dict(state.identity)
+    mark, proposed, epoch, challenger = state.mark, state.proposed, state.epoch, state.challenger
+    for entry in more:
+        version = entry.version
+        if version is None or entry.op not in MOVES:
+            continue
+        if run := entry.evidence.get("run_id"):
+            identity.setdefault(version, (run, entry.evidence.get("digest", "")))
+        if entry.op in CHAMPIONS:
+            stack, epoch = _stacked(stack, entry.op, version), entry.seq
+        if entry.op in ("promote", "adopt"):
+            ever.add(version)
+            mark = _newest(mark, entry.order)
+        if entry.op == "propose":
+            challenger, proposed = version, _newest(proposed, entry.order)
+        elif entry.op in _ANSWERS and version == challenger:
+            challenger = None
+    moved = tuple(stack), frozenset(ever), mark, proposed, epoch, challenger, identity
+    return State(entries, *moved)
+
+
+def _stacked(stack: dict[int, None], op: str, version: int) -> dict[int, None]:
+    """Return the champions that a plain rollback walks back along; a dict finds one at once."""
+    if op != "rollback":
+        stack.pop(version, None)
+        stack[version] = None
+        return stack
+    kept = list(stack)
+    left = kept[: kept.index(version) + 1] if version in stack else [*kept[:-1], version]
+    return dict.fromkeys(left)
+
+
+def _newest(*orders: int | None) -> int | None:
+    return max((order for order in orders if order is not None), default=None)
