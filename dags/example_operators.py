@@ -5,19 +5,19 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions.asset import Asset, Model
 
 from airflow_mlops.operators.approval import ApproveModelOperator
+from airflow_mlops.operators.candidates import (
+    PromoteModelOperator,
+    ReportFlipsOperator,
+    SmokeTestModelOperator,
+    SubmitCandidateOperator,
+)
 from airflow_mlops.operators.data import (
     CheckContractOperator,
     SelectRowsOperator,
     SnapshotTableOperator,
 )
 from airflow_mlops.operators.dependencies import CheckDependenciesOperator
-from airflow_mlops.operators.deployment import (
-    PromoteModelOperator,
-    RollbackModelOperator,
-    ScoreBatchOperator,
-    SmokeTestModelOperator,
-    SubmitCandidateOperator,
-)
+from airflow_mlops.operators.deployment import RollbackModelOperator, ScoreBatchOperator
 from airflow_mlops.operators.evaluation import (
     EvaluateModelOperator,
     JudgeCandidateOperator,
@@ -151,8 +151,14 @@ with DAG(
     "example_rollout", schedule=[candidate], catchup=False, max_active_runs=1, tags=["example"]
 ):
     smoke = SmokeTestModelOperator(task_id="smoke", model=MODEL, data=MODEL)
+    flips = ReportFlipsOperator(task_id="flips", model=MODEL, smoke=smoke.output)
     approve = ApproveModelOperator(
-        task_id="approve", model=MODEL, smoke=smoke.output, by=["ml-lead"]
+        task_id="approve",
+        model=MODEL,
+        smoke=smoke.output,
+        flips=flips.output,
+        by=["ml-lead"],
+        trigger_rule="none_failed_min_one_success",
     )
     PromoteModelOperator(task_id="promote", model=MODEL, smoke=smoke.output, answer=approve.output)
 

@@ -54,6 +54,7 @@ _FEATURES = Arg(
     help="train with an earlier feature set, name@fs-..., as `airflow mlops lineage` names it",
 )
 _ROWS = Arg(("--data",), help="train on an earlier version of the rows, name@version or name@tag")
+_SPAN = Arg(("--window",), help="how much history to learn from, such as 91d")
 _DATASET = Arg(("dataset",), help="name of a dataset")
 _DATA_VERSION = Arg(("version",), help="name@version or name@tag of a dataset")
 _TAG = Arg(("tag",), help="the name, such as audit-1997")
@@ -155,6 +156,7 @@ def _decisions() -> tuple[ActionCommand, ...]:
             _PARAMS,
             _FEATURES,
             _ROWS,
+            _SPAN,
             _BY,
             _NO_TRIGGER,
         ),

@@ -29,6 +29,7 @@ from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
+from airflow_mlops.policy import duration
 
 RECENT = 50
 """Findings among which is looked for the moment since when a monitor has said the same."""
@@ -203,8 +204,15 @@ def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]
 
 
 def _pins(args: Namespace) -> dict[str, str]:
-    """Read ``--features`` and ``--data``, and see that they are there."""
+    """Read ``--features``, ``--data`` and ``--window``, and see that they are there."""
     pins = {}
+    if args.window:
+        try:
+            duration(args.window)
+        except ValueError as error:
+            msg = f"--window: {error}"
+            raise ConfigurationError(msg) from error
+        pins["window"] = args.window
     if args.features:
         ref = FeatureRef.parse(args.features)
         open_models().features(ref)

@@ -5,11 +5,17 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, BaseNotifier
+from airflow.sdk import DAG
 
 from airflow_mlops.lifecycle.deadlines import alarms
 from airflow_mlops.operators._base import RETRY_POLICY
 from airflow_mlops.operators.approval import ApproveModelOperator
+from airflow_mlops.operators.candidates import (
+    PromoteModelOperator,
+    ReportFlipsOperator,
+    SmokeTestModelOperator,
+    SubmitCandidateOperator,
+)
 from airflow_mlops.operators.data import (
     CheckContractOperator,
     MaterializeFeaturesOperator,
@@ -17,12 +23,7 @@ from airflow_mlops.operators.data import (
     SnapshotTableOperator,
 )
 from airflow_mlops.operators.dependencies import CheckDependenciesOperator
-from airflow_mlops.operators.deployment import (
-    PromoteModelOperator,
-    ScoreBatchOperator,
-    SmokeTestModelOperator,
-    SubmitCandidateOperator,
-)
+from airflow_mlops.operators.deployment import ScoreBatchOperator
 from airflow_mlops.operators.evaluation import (
     EvaluateModelOperator,
     JudgeCandidateOperator,
@@ -307,19 +308,27 @@ def _rollout(life: "Lifecycle") -> DAG:
     """A candidate -> tried, approved by people -> champion."""
     common = _common(life)
     with _dag(life, "rollout", [life.asset("candidate")]) as dag:
-        smoke = SmokeTestModelOperator(task_id="smoke", data=life.name, **common)
+        smoke = SmokeTestModelOperator(
+            task_id="smoke", data=life.name, policy=life.standard, **common
+        )
+        flips = ReportFlipsOperator(task_id="flips", smoke=smoke.output, **common)
         approve = ApproveModelOperator(
             task_id="approve",
-            model=life.name,
             smoke=smoke.output,
+            flips=flips.output,
+            trigger_rule="none_failed_min_one_success",
             by=life.approve.by,
-            notifiers=[n for n in life.notify if isinstance(n, BaseNotifier)],
             within=life.approve.within,
+            quorum=life.approve.quorum,
+            separate=life.approve.separate,
+            notifiers=list(life.notify),
+            **common,
         )
         PromoteModelOperator(
             task_id="promote",
             smoke=smoke.output,
             answer=approve.output,
+            policy=life.standard,
             inlets=[life.asset("candidate")],
             outlets=[life.asset("champion")],
             **common,

@@ -129,6 +129,12 @@ class Lifecycle:
         return Retrain(tuple(self.retrain), self.cooldown, self.budget)
 
     @property
+    def standard(self) -> dict[str, Any]:
+        """What a candidate is judged and approved by, as plain JSON types."""
+        gates = [gate.to_dict() for gate in self.gates]
+        return {"gates": gates, "approve": self.approve.to_dict(), "metric": self.metric}
+
+    @property
     def raw(self) -> str:
         """Name of the dataset of rows as they arrive: the model's own, unless SQL makes those."""
         return self.name if self.sql is None else f"{self.name}.raw"

@@ -1,36 +1,55 @@
-"""Operator for approval: a person decides, in Airflow's own Human-in-the-loop form."""
+"""Operator for approval: people decide, in Airflow's own Human-in-the-loop form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Context, Param
+from airflow.sdk import Context, Param, conf
+from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import HITLUser
 
-from airflow_mlops.operators._base import RETRY_POLICY, Xcom
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.operators._telling import tell
 from airflow_mlops.policy import duration
 
-ANSWERS = ("promote", "reject", "retrain")
+if TYPE_CHECKING:
+    from airflow_mlops.core.deployment.approval import Bound
+    from airflow_mlops.core.entries import Entry
 
-NOBODY = "nobody"
-"""Who answered when the time was over."""
+GIVEN = "answer"
+"""Where an answer waits until it is dealt with: a retry does not ask people twice."""
 
 
-class ApproveModelOperator(HITLOperator):
+class ApproveModelOperator(MlopsOperator, HITLOperator):
     """
     Ask named people whether a candidate may become champion.
 
-    The task waits without holding a worker. No answer in time is *reject*. Returns ``choice``,
-    ``note``, ``params``, ``by`` and ``at``.
+    The task waits without holding a worker, and looks now and then whether the question still
+    stands; if not, it is skipped. No answer in time is *reject*. Returns ``choice``, ``note``,
+    ``params``, ``window``, ``by``, ``id`` and ``at``; and ``votes``, if several had to say yes.
 
-    :param model: name of the model (templated).
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
+    :param flips: what ``ReportFlipsOperator`` returned; ``None``: the form does not show which
+        decisions change (templated).
     :param by: ids of the users who may answer, as the auth manager knows them: for its simple one
         the user name, for FAB the number of the user; or mappings with ``id`` and ``name``.
-    :param within: how long to wait, such as ``"2d"``.
+    :param within: how long to wait, such as ``"2d"``, with a reminder at half of it.
+    :param quorum: how many different people have to say yes.
+    :param separate: whoever asked for a retrain may not approve what comes of it.
+    :param look: how often to look whether the candidate still waits, such as ``"1h"``.
+    :param notifiers: told once that a candidate waits, with the link to the form; then at half
+        time, for each yes that is not the last, and of an answer that cannot be used. They find
+        ``mlops`` in their context: ``model``, ``line``, ``link``.
     """
 
-    template_fields = ("model", "smoke", *HITLOperator.template_fields)
+    template_fields = (
+        *MlopsOperator.template_fields,
+        "smoke",
+        "flips",
+        *HITLOperator.template_fields,
+    )
 
     def __init__(
         self,
@@ -38,52 +57,208 @@ class ApproveModelOperator(HITLOperator):
         model: str,
         smoke: Xcom,
         by: Sequence[str | Mapping[str, str]],
+        flips: Xcom = None,
         within: str = "2d",
+        quorum: int = 1,
+        separate: bool = True,
+        look: str = "1h",
+        notifiers: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("retry_policy", RETRY_POLICY)
         kwargs.setdefault("subject", f"Promote a candidate of {model}?")
         super().__init__(
-            options=list(ANSWERS),
+            model=model,
+            options=["promote", "reject", "retrain"],
             defaults="reject",
             assigned_users=[_user(user) for user in by],
             response_timeout=duration(within),
-            params={
-                "note": Param("", type="string", description="why; everybody can read it later"),
-                "params": Param(
-                    {},
-                    type="object",
-                    description="for retrain: parameters of the training function",
-                ),
-            },
+            params=_form(),
             **kwargs,
         )
-        self.model = model
         self.smoke = smoke
+        self.flips = flips
         self.by = list(by)
         self.within = within
+        self.quorum = quorum
+        self.separate = separate
+        self.look = look
+        self.told = list(notifiers)
 
     def execute(self, context: Context) -> Any:
-        """Show the candidate's card, and wait."""
-        self.body = str(self.smoke["card"])
-        return super().execute(context)
+        """Show the candidate to those who may say yes, and wait."""
+        proposal, store = self.entry(self.smoke["proposal"]), context["task_state_store"]
+        kept: Any = store.get(GIVEN)
+        if kept is not None:
+            return self._settle(context, proposal, **kept)
+        self._skip_void(proposal)
+        known = _known_users()
+        users = [_user(user) for user in self.by]
+        strangers = [user["id"] for user in users if known and user["id"] not in known]
+        if strangers:
+            msg = (
+                f"{', '.join(map(repr, strangers))} is no user of Airflow's auth manager; known: "
+                f"{', '.join(sorted(known))}. Correct Approval(by=...), or add the user to "
+                "[core] simple_auth_manager_users"
+            )
+            raise ConfigurationError(msg)
+        self.assigned_users = self._eligible(proposal)
+        self.body = "\n\n".join(filter(None, [self.smoke["card"], (self.flips or {}).get("text")]))
+        if self.quorum > 1:
+            names = ", ".join(user["name"] for user in users)
+            self.body += f"\n\n{self.quorum} different people of {names} have to say yes."
+        until = datetime.now(UTC) + duration(self.within)
+        self._tell(context, proposal, "asked", f"waits for a yes or no until {until:%F %H:%M} UTC")
+        self._park(context, until=until, reminded=False)
+        return None  # not reached: the task parks
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer; who gave it is on record."""
-        answer = super().execute_complete(context, event)
-        user = answer.get("responded_by_user")
-        given = answer.get("params_input") or {}
-        at = answer.get("responded_at")
-        return {
-            "choice": answer["chosen_options"][0],
-            "note": str(given.get("note") or "") or ("" if user else "no answer in time"),
-            "params": dict(given.get("params") or {}),
-            "by": user["name"] if user else NOBODY,
-            "at": at.isoformat() if at is not None else None,
-        }
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], until: str = "", reminded: bool = False
+    ) -> dict[str, Any]:
+        """
+        Count an answer, or look whether it is still wanted and wait on.
+
+        :param until: when no answer is *reject*, ISO 8601.
+        :param reminded: whether people were reminded.
+        """
+        from airflow_mlops.core.deployment.approval import Answer
+
+        proposal = self.entry(self.smoke["proposal"])
+        end = datetime.fromisoformat(until)
+        if event.get("timedout") and datetime.now(UTC) < end:
+            self._skip_void(proposal)
+            half = end - duration(self.within) / 2
+            if not reminded and datetime.now(UTC) >= half:
+                line = f"still waits for a yes or no, until {end:%F %H:%M} UTC"
+                self._tell(context, proposal, "reminder", line)
+                reminded = True
+            self._park(context, until=end, reminded=reminded)
+        found = super().execute_complete(context, event)
+        user, given = found["responded_by_user"], found["params_input"] or {}
+        answer = Answer(
+            found["chosen_options"][0],
+            str(given.get("note") or "") or ("" if user else "no answer in time"),
+            **({"by": str(user["name"]), "id": str(user["id"])} if user else {}),
+            params=given.get("params") or {},
+            window=str(given.get("window") or ""),
+            at=found["responded_at"].isoformat(),
+        )
+        kept: Any = {"given": answer.to_dict(), "until": until, "reminded": reminded}
+        context["task_state_store"].set(GIVEN, kept)
+        return self._settle(context, proposal, **kept)
+
+    def _settle(
+        self,
+        context: Context,
+        proposal: "Entry",
+        *,
+        given: Mapping[str, Any],
+        until: str,
+        reminded: bool,
+    ) -> dict[str, Any]:
+        """Return the answer if it settles the question; else wait for another one."""
+        from airflow_mlops.core.deployment.approval import Answer, vote
+
+        answer, store = Answer.from_dict(given), context["task_state_store"]
+        bound, said = self._bound(), [answer]
+        problem = answer.problem(self.smoke.get("accepts"))
+        line, subject = f"{answer.by} answered {answer.choice}, not counted: {problem}", answer.at
+        if not problem and answer.choice == "promote" and self.quorum > 1:
+            said = list(vote(self.ledger(), proposal, answer, bound))
+            names = ", ".join(one.by for one in said)
+            line, subject = f"{len(said)} of {self.quorum} said yes: {names}", f"votes {len(said)}"
+            problem = line if len(said) < self.quorum else ""
+        if problem:
+            self.log.warning("%s@%s: %s", self.model, proposal.version, line)
+            self._tell(context, proposal, subject, line)
+            store.delete(GIVEN)
+            self._park(context, until=datetime.fromisoformat(until), reminded=reminded)
+        store.delete(GIVEN)
+        names = ", ".join(one.by for one in said)
+        counted = {"votes": [one.to_dict() for one in said]} if self.quorum > 1 else {}
+        return answer.to_dict() | {"by": names, "bound": bound.to_dict()} | counted
+
+    def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
+        """Accept every form: an answer that cannot be used is asked for again, it fails nothing."""
+
+    def _bound(self) -> "Bound":
+        from airflow_mlops.core.deployment.approval import Bound
+
+        return Bound(**self.smoke["bound"])
+
+    def _skip_void(self, proposal: "Entry") -> None:
+        """Skip if nobody's answer would count any more."""
+        from airflow_mlops.core.deployment.approval import void
+
+        why = void(self.ledger().standing(self.model), proposal)
+        if why:
+            raise AirflowSkipException(why)
+
+    def _eligible(self, proposal: "Entry") -> list[HITLUser]:
+        """Return who can still say yes."""
+        from airflow_mlops.core.deployment.approval import approvers, requester, votes
+
+        ledger = self.ledger()
+        asked = requester(ledger, proposal) if self.separate else ""
+        voted = [one.id for one in votes(ledger.standing(self.model), proposal)]
+        users: list[Any] = [_user(user) for user in self.by]
+        return [_user(user) for user in approvers(users, asked, voted, quorum=self.quorum)]
+
+    def _park(self, context: Context, *, until: datetime, reminded: bool) -> None:
+        """Wait for an answer, or for the next look."""
+        now, ends = datetime.now(UTC), [until]
+        if not reminded:
+            ends.append(until - duration(self.within) / 2)
+        left = min(end for end in ends if end > now or end == until) - now
+        self.response_timeout = max(min(left, duration(self.look)), timedelta(seconds=1))
+        try:
+            super().execute(context)
+        except TaskAwaitingInput as parked:
+            raise TaskAwaitingInput(
+                method_name=parked.method_name,
+                kwargs={"until": until.isoformat(), "reminded": reminded},
+                timeout=parked.timeout,
+            ) from None
+
+    def _tell(self, context: Context, proposal: "Entry", subject: str, line: str) -> None:
+        """Tell people once, with the link to the form."""
+        what = f"{self.model}@{proposal.version}"
+        link = self.generate_link_to_ui_from_context(context=context) if _has_pages() else ""
+        mlops = {"line": f"{what}: {line}", "link": link, "by": task_of(context)}
+        about = f"approval {proposal.seq} {subject}"
+        tell(self.observations(), self.told, context, self.model, about, mlops)
+
+
+def _form() -> dict[str, Param]:
+    """Return the fields beside the three answers."""
+    return {
+        "note": Param("", type="string", description="why; everybody can read it later"),
+        "window": Param(
+            "",
+            type="string",
+            pattern="^([0-9]+ *[smhdw])?$",
+            description="for retrain: how much history to learn from, such as 91d",
+        ),
+        "params": Param(
+            {}, type="object", description="for retrain: parameters of the training function"
+        ),
+    }
 
 
 def _user(user: str | Mapping[str, str]) -> HITLUser:
     if isinstance(user, str):
         return HITLUser(id=user, name=user)
     return HITLUser(id=str(user["id"]), name=str(user["name"]))
+
+
+def _known_users() -> set[str]:
+    """Return the users of Airflow's simple auth manager; empty with any other one."""
+    if not str(conf.get("core", "auth_manager", fallback="")).endswith("SimpleAuthManager"):
+        return set()
+    if conf.getboolean("core", "simple_auth_manager_all_admins", fallback=False):
+        return set()
+    users = conf.getlist("core", "simple_auth_manager_users", fallback=[]) or []
+    return {user.partition(":")[0] for user in users}
+
+
+def _has_pages() -> bool:
+    return bool(conf.get("api", "base_url", fallback=""))

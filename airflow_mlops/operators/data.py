@@ -365,7 +365,7 @@ class SelectRowsOperator(MlopsOperator):
             raise ConfigurationError(msg)
         evidence, store = decision.evidence, self.datasets()
         pins = evidence.get("pins", {})
-        span = duration(self.span) * float(evidence.get("share", 1.0))
+        span = duration(pins.get("window", self.span)) * float(evidence.get("share", 1.0))
         learn, holdout = train_and_holdout(
             store.open(DatasetRef.parse(pins.get("data", evidence["data"]))),
             store.open(DatasetRef.parse(evidence["labels"])),

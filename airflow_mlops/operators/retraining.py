@@ -15,14 +15,12 @@ from airflow_mlops.operators._base import (
     run_page,
     task_of,
 )
+from airflow_mlops.operators._telling import TOLD, tell
 from airflow_mlops.operators.links import DecisionLink
 from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
     from airflow_mlops.core.ledger import Entry, State
-
-TOLD = "told"
-"""Monitor under which is kept what people were told."""
 
 
 class DecideRetrainOperator(MlopsOperator):
@@ -113,19 +111,13 @@ class DecideRetrainOperator(MlopsOperator):
 
         observations = self.observations()
         before = [o.body for o in observations.read(self.model, TOLD)]
-        digests = [str(b["until"]) for b in before if b["digest"]]
+        digests = [str(b["until"]) for b in before if b.get("digest")]
         message = message_of(state, entry, max(digests, default=""), duration(self.digest))
-        if message is None or message.subject in {b["subject"] for b in before}:
+        if message is None:
             return
-        mlops = {"model": self.model, "line": message.line, "entry": entry.to_dict()}
-        for notifier in self.notifiers:
-            try:
-                notifier({**context, "mlops": mlops})
-            except Exception:
-                self.log.exception("%r failed to tell: %s", notifier, message.line)
-        body: dict[str, Any] = {"status": "ok", "line": message.line, "subject": message.subject}
-        body |= {"digest": message.digest, "until": entry.evidence["now"]}
-        observations.record(self.model, TOLD, message.subject, body)
+        mlops = {"line": message.line, "entry": entry.to_dict()}
+        kept = {"digest": message.digest, "until": entry.evidence["now"]}
+        tell(observations, self.notifiers, context, self.model, message.subject, mlops, **kept)
 
 
 class RequestTrainingOperator(MlopsOperator):

@@ -13,11 +13,17 @@ class Approval(Word):
 
     :param by: ids of the users who may answer, as Airflow's auth manager knows them: for its simple
         one the user names, for FAB the numbers of the users.
-    :param within: how long to wait; no answer in time rejects the candidate.
+    :param within: how long to wait, with a reminder at half of it; no answer in time rejects the
+        candidate.
+    :param quorum: how many different people have to say yes; one *reject* or *retrain* is enough.
+    :param separate: whoever asked for a retrain may not approve what comes of it. An approver who
+        answers *retrain* sends a candidate back, and is not meant.
     """
 
     by: Sequence[str]
     within: str = "2d"
+    quorum: int = 1
+    separate: bool = True
 
     def __post_init__(self) -> None:
         duration(self.within)
@@ -27,4 +33,8 @@ class Approval(Word):
         object.__setattr__(self, "by", tuple(self.by))
         if not self.by:
             msg = "Approval needs at least one user in 'by'"
+            raise ValueError(msg)
+        different = len(set(self.by))
+        if not 1 <= self.quorum <= different:
+            msg = f"Approval quorum is {self.quorum!r}, and {different} different users are in 'by'"
             raise ValueError(msg)

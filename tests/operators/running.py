@@ -48,7 +48,8 @@ def run(dag: Any, *, at: datetime | None = None, answer: Callable[[Any], Any] | 
 
     :param at: logical date; the same one again is what clearing the run does: same id, same keys.
         None, as for a run that an asset starts.
-    :param answer: given an open Human-in-the-loop request, returns option and form fields.
+    :param answer: given an open Human-in-the-loop request, returns option, form fields and who;
+        ``None``: nobody answers, and the scheduler's look comes.
     """
     sync(dag)
     errors: list[BaseException] = []
@@ -143,10 +144,11 @@ def _answer(dag_id: str, choose: Callable[[Any], Any], stop: threading.Event) ->
         time.sleep(0.1)
         with create_session() as session:
             for request, ti in session.execute(open_requests).unique().all():
-                option, given, by = choose(request)
+                said = choose(request)
+                option, given, by = said or (request.defaults[0], {}, None)
                 request.chosen_options, request.params_input = [option], given
                 request.responded_by = {"id": by, "name": by} if by else None
                 request.responded_at = datetime.now().astimezone()
                 session.add(request)
-                event = TriggerEvent(request.as_resume_event_payload())
+                event = TriggerEvent(request.as_resume_event_payload(timedout=said is None))
                 handle_event_submit(event, task_instance=ti, session=session)

@@ -17,8 +17,8 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.operators.candidates import PromoteModelOperator
 from airflow_mlops.operators.data import CheckContractOperator
-from airflow_mlops.operators.deployment import PromoteModelOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
 from airflow_mlops.policy import AtLeast, Contract, Drift, OnRequest, Sql
 from tests.conftest import MONDAY, WEEK
@@ -260,7 +260,8 @@ def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger,
     state = ledger.state(market.name)
     assert ops(state) == ["retrain", "propose", "reject"] * 2 + ["request"]
     assert state.entries[-1].evidence["params"] == {"C": 0.01}
-    assert [(e.by, e.reason) for e in state.entries[-2:]] == [("ml-lead", "answered retrain")] * 2
+    said = [(e.by, e.reason) for e in state.entries[-2:]]
+    assert said == [("ml-lead", "answered retrain"), ("ml-lead", f"instead of {market.name}@2")]
 
     decided = run(monitor)
     entry = ledger.state(market.name).entries[-1]

@@ -13,16 +13,12 @@ from airflow_mlops.core.errors import (
     UnavailableError,
     UserCodeError,
 )
-from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.data import (
     SelectRowsOperator,
     SnapshotFilesOperator,
     SnapshotTableOperator,
 )
-from airflow_mlops.operators.deployment import (
-    RollbackModelOperator,
-    ScoreBatchOperator,
-)
+from airflow_mlops.operators.deployment import RollbackModelOperator, ScoreBatchOperator
 from airflow_mlops.operators.retraining import RequestTrainingOperator
 from airflow_mlops.operators.training import ArchiveFeaturesOperator, TrainModelOperator
 from tests.operators.conftest import FEATURES, SECRET
@@ -287,32 +283,6 @@ class TestTraining:
         assert (type(done.error), done.tries["t"]) == (family, 1)
         assert build in str(done.error)
         assert says in str(done.error)
-
-
-class TestApproval:
-    def test_no_answer_in_time_is_reject_by_nobody(self):
-        operator = ApproveModelOperator(task_id="t", model="m", smoke={}, by=["ml-lead"])
-        event = {
-            "chosen_options": operator.defaults,
-            "params_input": {},
-            "responded_at": NOON,
-            "responded_by_user": None,
-            "timedout": True,
-        }
-        assert operator.execute_complete({}, event) == {
-            "choice": "reject",
-            "note": "no answer in time",
-            "params": {},
-            "by": "nobody",
-            "at": NOON.isoformat(),
-        }
-
-    def test_only_the_named_users_are_asked_for_as_long_as_said(self):
-        operator = ApproveModelOperator(
-            task_id="t", model="m", smoke={}, by=["ann", "bob"], within="36h"
-        )
-        assert [u["id"] for u in operator.assigned_users] == ["ann", "bob"]
-        assert operator.response_timeout == timedelta(hours=36)
 
 
 def _window():

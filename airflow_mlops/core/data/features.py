@@ -65,6 +65,16 @@ class CodeArchive:
         found = {name.partition(".")[0] for node in nodes for name in _absolute(node)}
         return tuple(sorted(found - sys.stdlib_module_names))
 
+    @property
+    def accepts(self) -> tuple[str, ...] | None:
+        """Names of the parameters that the function can be given; ``None``: any."""
+        nodes = ast.parse(self.files[MAIN]).body
+        named = (n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == self.function)
+        given = next(named).args
+        if given.kwarg is not None:
+            return None
+        return tuple(one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs))
+
     def save(self, folder: Path) -> None:
         """Write the files into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,7 @@ class Model:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
         self.about: dict[str, Any] = json.loads((folder / "mlops.json").read_text("utf-8"))
         self.build = _build(folder / "features", self.about["build"])
         self.estimator = _estimator(folder, self.about)

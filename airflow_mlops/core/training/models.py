@@ -46,6 +46,7 @@ AUTHOR, RUN, RUN_URL = "mlops.author", "airflow.run", "airflow.run_url"
 """Who trained it: these tags of a run are those of its version, too."""
 
 EVALUATION = "evaluation.json"
+FLIPS = "flips.json"
 """Artifact of a run that says how its model was judged, and on which rows."""
 
 _COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")

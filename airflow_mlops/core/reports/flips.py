@@ -1,0 +1,137 @@
+"""The report of the decisions that change: a page, and the same in short for a form."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from airflow_mlops.core.evaluation.flips import Case, Flips, Segment
+from airflow_mlops.core.reports.page import heading, note, page, table
+
+SHOWN = 6
+"""Segments that a form names."""
+
+READ = 5
+"""Cases that a form shows; the page shows all."""
+
+COLUMNS = 6
+"""Columns of a case that a form shows."""
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~^$&-])")
+
+
+def flips_page(found: Flips) -> str:
+    """
+    Draw the decisions that change.
+
+    :param found: what two models say to the same rows.
+    """
+    labelled = found.total.gained is not None
+    worse = labelled and (found.total.lost or 0) > (found.total.gained or 0)
+    names = list(found.cases[0].values) if found.cases else []
+    return page(
+        f"Decisions that change from {found.champion} to {found.candidate}",
+        "warn" if worse else "ok",
+        found.line,
+        [
+            note(
+                f"The same {found.total.rows:,} rows from {found.since} to {found.until}, answered "
+                f"by both. {_meaning(found)}"
+            ),
+            heading("From what to what") if found.changes else "",
+            table(
+                ("champion", "candidate", "rows"),
+                [(False, (str(a), str(b), n)) for a, b, n in found.changes],
+            ),
+            heading("Where"),
+            note(
+                "Parts of the rows in which decisions change more often than on the whole, found "
+                "by a small tree on half of the rows (at most 50,000) and counted on all."
+            ),
+            table(
+                ("rows where", "rows", "change", "share", *(_OUTCOMES if labelled else ())),
+                [_segment(one, labelled=labelled) for one in (found.total, *found.segments)],
+            ),
+            heading("Cases to read"),
+            note(
+                "Those that move most, as many to the worse as to the better."
+                if labelled
+                else "Those that move most."
+            ),
+            table(
+                ("row", "time", "champion", "candidate", *(["came true"] * labelled), *names),
+                [_case(one, names, labelled=labelled) for one in found.cases],
+            ),
+        ],
+    )
+
+
+def flips_text(found: Flips, url: str = "") -> str:
+    """
+    Write the same in short, as Markdown; nothing of it is read as Markdown or HTML.
+
+    :param found: what two models say to the same rows.
+    :param url: address of the page; empty: there is none.
+    """
+    labelled = found.total.gained is not None
+    lines = [f"**Decisions that change:** {_plain(found.line)}", ""]
+    if url:
+        lines[0] += f" ([all of it]({url}))"
+    if found.segments:
+        head = ("rows where", "rows", "change", "share", *(_OUTCOMES if labelled else ()))
+        parts = found.segments[:SHOWN]
+        lines += _markdown(head, (_segment(one, labelled=labelled)[1] for one in parts))
+    if found.cases:
+        names = list(found.cases[0].values)[:COLUMNS]
+        head = ("row", "champion", "candidate", *(["came true"] * labelled), *names)
+        rows = (_case(one, names, labelled=labelled)[1] for one in _mixed(found.cases))
+        lines += _markdown(head, ((row[0], *row[2:]) for row in rows))
+    return "\n".join(lines)
+
+
+_OUTCOMES = ("to the better", "to the worse")
+
+
+def _meaning(found: Flips) -> str:
+    if found.kind == "class":
+        return "A decision changes if the class does; a probability counts as a one from 0.5 on."
+    return (
+        f"An answer counts as changed if it moves by more than {found.size:.4g}, the median error "
+        "of the champion on these rows."
+    )
+
+
+def _segment(one: Segment, *, labelled: bool) -> tuple[bool, Sequence[object]]:
+    bad = labelled and (one.lost or 0) > (one.gained or 0)
+    outcomes = (one.gained, one.lost) if labelled else ()
+    return bad, (one.where or "all", one.rows, one.flips, f"{one.share:.1%}", *outcomes)
+
+
+def _case(one: Case, names: Sequence[str], *, labelled: bool) -> tuple[bool, Sequence[object]]:
+    truth = (_number(one.label),) if labelled else ()
+    values = (one.values.get(name, "") for name in names)
+    worse = one.label is not None and abs(one.candidate - one.label) > abs(one.champion - one.label)
+    said = (_number(one.champion), _number(one.candidate))
+    return worse, (one.key, one.time, *said, *truth, *values)
+
+
+def _mixed(cases: Sequence[Case]) -> list[Case]:
+    """Return some of the worst and some of the best."""
+    return [*cases[: READ - READ // 2], *cases[-(READ // 2) :]] if len(cases) > READ else [*cases]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    written = [f"| {' | '.join(map(_cell, line))} |" for line in (head, *rows)]
+    return [written[0], f"|{' --- |' * len(head)}", *written[1:], ""]
+
+
+def _cell(value: object) -> str:
+    """Return a value on one line; a number with its thousands apart."""
+    return f"{value:,}" if isinstance(value, int) else _plain(" ".join(str(value).split())[:120])
+
+
+def _plain(text: str) -> str:
+    """Take every sign its meaning in Markdown: a value may hold a picture or a link."""
+    return _SPECIAL.sub(r"\\\1", text)

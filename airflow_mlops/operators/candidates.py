@@ -1,0 +1,384 @@
+"""Operators for candidates: submit, smoke test, promote or turn down."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_mlops.core.errors import ModelChangedError, RejectedError
+from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.hooks.mlflow import MlflowHook
+from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, task_of
+from airflow_mlops.operators._reports import attach_report
+from airflow_mlops.operators.links import ModelVersionLink, ReportLink
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.data.selection import Selection
+    from airflow_mlops.core.deployment.approval import Answer
+    from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
+    from airflow_mlops.core.entries import Entry
+    from airflow_mlops.core.training.agreement import ServingCheck
+    from airflow_mlops.core.training.models import ModelStore
+
+
+class SubmitCandidateOperator(MlopsOperator):
+    """
+    Submit a candidate that its gate did not refuse; skipped if it was refused.
+
+    Its outlet is the asset that starts a rollout.
+
+    :param evaluation: what ``EvaluateModelOperator`` returned (templated).
+    :param verdict: what ``JudgeCandidateOperator`` returned (templated).
+    :param selection: what ``SelectRowsOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "evaluation", "verdict", "selection")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        evaluation: Xcom,
+        verdict: Xcom,
+        selection: Xcom,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.evaluation = evaluation
+        self.verdict = verdict
+        self.selection = selection
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Put the proposal on record, with the numbers people will decide by."""
+        from airflow_mlops.core.deployment.registry import Ask
+
+        if self.verdict["status"] == "failed":
+            msg = f"refused by the gate: {self.verdict['reason']}"
+            raise AirflowSkipException(msg)
+        ref = ModelRef.parse(self.evaluation["model"])
+        decision = self.selection["decision"]
+        evidence = {
+            "decision": decision,
+            "why": self.selection["reason"],
+            "verdict": dict(self.verdict),
+            "evaluation": dict(self.evaluation),
+        }
+        key = f"propose:{decision}:{ref.version}"
+        state = self.ledger().state(self.model)
+        if state.challenger == ref.version and state.of(key) is None:
+            msg = f"{ref} waits for its approval already: this decision led to the same recipe"
+            raise AirflowSkipException(msg)
+        ask = Ask(key, task_of(context), self.verdict["reason"], evidence)
+        entry = self.registry().propose(ref, ask, epoch=self.selection["epoch"], order=decision)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"proposal": entry.seq, "model": str(ref)}
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
+        self.log.info("%s proposed as entry %d: %s", ref, entry.seq, entry.reason)
+        return {"proposal": entry.seq, "model": str(ref)}
+
+
+class SmokeTestModelOperator(MlopsOperator):
+    """
+    Load the proposed candidate from its stored files, let it answer, and write its card.
+
+    Fails if it builds other features, or gives other answers, than when it was trained.
+
+    The proposal is the one whose event started this run, else the newest on record. Returns the
+    card as Markdown, and what an approval is bound to.
+
+    :param data: name of the dataset whose newest rows are tried (templated).
+    :param policy: what it is judged, approved and rolled out by, as plain JSON types: an answer is
+        bound to it.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "data")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self, *, data: str, policy: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.data = data
+        self.policy = policy or {}
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Verify the files, predict the newest window, and describe what is proposed.
+
+        :raises RejectedError: if it builds other features here, or gives other answers.
+        """
+        from airflow_mlops.core.data.features import CodeArchive
+        from airflow_mlops.core.deployment.approval import Bound
+        from airflow_mlops.core.deployment.contracts import contract_against
+        from airflow_mlops.core.errors import ConfigurationError
+        from airflow_mlops.core.evaluation.offline import predictions, usable_rows
+        from airflow_mlops.core.training.agreement import check_answers
+
+        state = self.ledger().state(self.model)
+        number = newest_event(context, "proposal")
+        proposal = self.entry(number) if number else state.last("propose")
+        if proposal is None or proposal.version is None:
+            msg = f"no candidate of {self.model} was proposed yet"
+            raise ConfigurationError(msg)
+        if state.challenger != proposal.version:
+            msg = f"{self.model}@{proposal.version} was settled or superseded meanwhile"
+            raise AirflowSkipException(msg)
+        ref, hook = ModelRef(self.model, proposal.version), MlflowHook(self.mlflow_conn_id)
+        store = self.datasets()
+        newest = store.latest(self.data)
+        if newest is None:
+            msg = f"no dataset {self.data!r} to try {ref} on"
+            raise ConfigurationError(msg)
+        table = store.open(newest)
+        rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
+        with hook.models().opened(ref) as model:
+            rows = rows.filter(usable_rows(model, rows, table.key))
+            found = predictions(model, rows.to_pandas(), ref)
+            self._refuse_changed(ref, check_answers(store, model))
+            before = None if state.champion is None else ModelRef(self.model, state.champion)
+            contract = list(contract_against(hook.models(), before, model.about))
+            train = CodeArchive.open(model.folder / "train", f"train:{model.about['fit']}")
+        self.urls = {ModelVersionLink.name: hook.model_url(ref)}
+        self.log.info("%s answers %d rows of %s", ref, len(found), newest)
+        return {
+            "proposal": proposal.seq,
+            "model": str(ref),
+            "champion": state.champion,
+            "contract": contract,
+            "bound": Bound.of(proposal, self.policy).to_dict(),
+            "accepts": _changeable(train.accepts),
+            "card": card(
+                ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
+            ),
+        }
+
+    def _refuse_changed(self, ref: ModelRef, checks: Sequence["ServingCheck"]) -> None:
+        """Let nobody approve a model that is another one here than where it was trained."""
+        for check in checks:
+            self.log.info("%s", check)
+        failed = [f"{check.name}: {check.found}" for check in checks if check.status == "failed"]
+        if failed:
+            msg = (
+                f"{ref} is not here what it was in training: {'; '.join(failed)}. Mend that and "
+                "clear this task, or train again: airflow mlops retrain"
+            )
+            raise RejectedError(msg)
+
+
+class ReportFlipsOperator(MlopsOperator):
+    """
+    Say which decisions change if the candidate becomes champion: a page, and a text for the form.
+
+    Both are asked about the rows that the candidate was judged on. Returns ``line``, ``text`` and
+    the numbers; skipped if there is no champion.
+
+    :param smoke: what ``SmokeTestModelOperator`` returned (templated).
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "smoke")
+    operator_extra_links = (ModelVersionLink(), ReportLink())
+
+    def __init__(self, *, smoke: Xcom, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.smoke = smoke
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Ask both, compare decision by decision, and store page and numbers beside the model."""
+        from airflow_mlops.core.evaluation.flips import Answers, find_flips
+        from airflow_mlops.core.reports.flips import flips_page, flips_text
+        from airflow_mlops.core.training.models import FLIPS
+
+        if self.smoke["champion"] is None:
+            msg = f"{self.model} has no champion whose decisions could change"
+            raise AirflowSkipException(msg)
+        ref = ModelRef.parse(self.smoke["model"])
+        champion = ModelRef(self.model, int(self.smoke["champion"]))
+        hook = MlflowHook(self.mlflow_conn_id)
+        models, store = hook.models(), self.datasets()
+        rows = self._judged_on(models, ref).read(store)
+        found = find_flips(
+            Answers.ask(models, ref, champion, rows), candidate=str(ref), champion=str(champion)
+        )
+        run_id, numbers = models.get(ref).run_id, found.to_dict()
+        models.log_document(run_id, FLIPS, json.dumps(numbers, indent=1))
+        page = attach_report(self, ref, "flips.html", numbers, lambda: flips_page(found))
+        self.urls = {ModelVersionLink.name: hook.model_url(ref), ReportLink.name: page}
+        self.processed = found.total.rows
+        self.log.info("%s", found.line)
+        kept = {key: value for key, value in numbers.items() if key != "cases"}
+        return kept | {"text": flips_text(found, page)}
+
+    def _judged_on(self, models: "ModelStore", ref: ModelRef) -> "Selection":
+        """Name the rows of the offline evaluation."""
+        from airflow_mlops.core.data.selection import Selection
+
+        recipe = models.about(ref)["recipe"]
+        judged = self.entry(self.smoke["proposal"]).evidence["evaluation"]
+        versions = recipe["data"], recipe["labels"], recipe["label"]
+        return Selection(*versions, judged["since"], judged["until"])
+
+
+class PromoteModelOperator(MlopsOperator):
+    """
+    Do what the approvers said: promote, reject, or ask for a retrain with changes.
+
+    Skipped if a person answered otherwise; fails if nobody answered, so that people are told. Its
+    outlet is the asset of the champion.
+
+    :param smoke: what ``SmokeTestModelOperator`` returned (templated).
+    :param answer: what ``ApproveModelOperator`` returned (templated).
+    :param policy: as for ``SmokeTestModelOperator``: one that changed meanwhile voids the answer.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "smoke", "answer")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        smoke: Xcom,
+        answer: Xcom,
+        policy: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.smoke = smoke
+        self.answer = answer
+        self.policy = policy or {}
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Decide in the ledger, then write the aliases.
+
+        :raises RejectedError: if the candidate was superseded, or is not what people said yes to.
+        """
+        from airflow_mlops.core.deployment.approval import Answer
+        from airflow_mlops.core.deployment.registry import Ask
+
+        proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
+        said = {k: v for k, v in self.answer.items() if k not in ("bound", "votes")}
+        answer = Answer.from_dict(said)
+        evidence = {
+            "proposal": proposal.seq,
+            "decision": proposal.evidence["decision"],
+            "answer": dict(self.answer),
+            "verdict": proposal.evidence["verdict"],
+            "contract": self.smoke.get("contract", []),
+        }
+        note = answer.note or f"answered {answer.choice}"
+        ask = Ask(f"answer:{proposal.seq}", answer.by, note, evidence)
+        registry = self.registry()
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
+        if answer.choice != "promote":
+            self._turn_down(registry, proposal, ask, answer)
+        entry = self._promoted(context, registry, proposal, ask)
+        if registry.champion(self.model) != ref:
+            msg = f"{ref} was promoted by entry {entry.seq}, and is champion no more"
+            raise AirflowSkipException(msg)
+        self._write_cards(registry, ref)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
+        self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)
+        return {"model": str(ref), "entry": entry.seq}
+
+    def _turn_down(
+        self, registry: "ModelRegistry", proposal: "Entry", ask: "Ask", answer: "Answer"
+    ) -> None:
+        """Put it on record, ask for another candidate if that was said, and end the task."""
+        from airflow_mlops.core.deployment.approval import NOBODY, send_back
+
+        ref = ModelRef.parse(self.smoke["model"])
+        registry.refuse(ref, ask, op="reject")
+        if answer.choice == "retrain":
+            send_back(registry.ledger, proposal, answer, key=f"{ask.key}:request")
+        msg = f"{ref} was not promoted: {answer.by} answered {answer.choice}: {ask.reason}"
+        if answer.by == NOBODY:
+            raise RejectedError(msg)  # fails the task, so that people are told
+        raise AirflowSkipException(msg)
+
+    def _promoted(
+        self, context: Context, registry: "ModelRegistry", proposal: "Entry", ask: "Ask"
+    ) -> "Entry":
+        """Promote what people said yes to; anything else is refused, on record."""
+        from airflow_mlops.core.deployment.approval import Bound
+        from airflow_mlops.core.deployment.registry import Ask
+
+        ref = ModelRef.parse(self.smoke["model"])
+        bound = self.answer.get("bound")
+        moved = Bound(**bound).moved(Bound.of(proposal, self.policy)) if bound else ""
+        try:
+            if moved:
+                msg = f"{ref} is not what {ask.by} said yes to: {moved}; clear smoke to ask again"
+                raise ModelChangedError(msg)
+            return registry.promote(ref, ask, epoch=proposal.epoch, order=proposal.order)
+        except ModelChangedError as error:
+            key = f"changed:{proposal.seq}"
+            registry.refuse(ref, Ask(key, task_of(context), str(error), ask.evidence))
+            raise
+
+    def _write_cards(self, registry: "ModelRegistry", ref: ModelRef) -> None:
+        """Put the cards of model and data beside the model, for everybody to read."""
+        from airflow_mlops.core.deployment.cards import data_card, model_card, to_html
+        from airflow_mlops.core.deployment.lineage import lineage
+
+        datasets = self.datasets()
+        found = lineage(registry, datasets, self.observations(), ref)
+        cards = {"card": model_card(found)}
+        if found.data is not None:
+            table = datasets.open(DatasetRef.parse(found.recipe["data"]))
+            cards["data-card"] = data_card(table)
+        for name, text in cards.items():
+            registry.models.log_document(found.run_id, f"{name}.md", text)
+            registry.models.log_document(found.run_id, f"{name}.html", to_html(text))
+
+
+def card(
+    ref: ModelRef,
+    champion: int | None,
+    evidence: Mapping[str, Any],
+    url: str,
+    *,
+    contract: Sequence[str] = (),
+) -> str:
+    """
+    Describe a candidate in Markdown: what it is, what it was measured to do, what is uncertain.
+
+    :param evidence: of the ledger's proposal.
+    :param contract: what it asks of the rows that the champion does not, in words.
+    """
+    found, verdict = evidence["evaluation"], evidence["verdict"]
+    against = f"{ref.name}@{champion}" if champion is not None else "no champion yet"
+    lines = [
+        f"**{ref}** against **{against}** ([in MLflow]({url}))",
+        "",
+        f"Why it was trained: {evidence['why']}",
+        "",
+        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen. "
+        f"{found['note']}",
+        "",
+        *(f"* Contract: {change}" for change in contract),
+        *([""] if contract else []),
+        "| condition | result | numbers |",
+        "| --- | --- | --- |",
+        *(f"| {c['gate']} | {c['status']} | {c['reason']} |" for c in verdict["checks"]),
+        "",
+        "| metric | value | 95 % interval |",
+        "| --- | --- | --- |",
+        *(
+            f"| {m['metric']} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
+            for m in found["metrics"]
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _changeable(accepts: Sequence[str] | None) -> list[str] | None:
+    """Return which parameters of a training function a person can change; ``None``: any."""
+    return None if accepts is None else [name for name in accepts[2:] if name != "seed"]
