@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from airflow_mlops.core.rollout.arms import expected
+from airflow_mlops.core.rollout.arms import COMPARED, expected
 from airflow_mlops.core.rollout.looks import LATE
 from airflow_mlops.core.rollout.sequential import (
     RATIO_ALPHA,
@@ -30,7 +30,8 @@ from airflow_mlops.core.rollout.stages import Begun
 from airflow_mlops.policy import AB, Shadow
 
 Floats = NDArray[np.float64]
-ALPHA, LEAST, LOOKS = 0.05, 100, 14 * 24
+ALPHA, LOOKS = 0.05, 14 * 24
+LEAST = AB().least
 SINCE = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -109,17 +110,17 @@ def _moments(n: Floats, total: Floats, squares: Floats) -> Seen:
 
 def ours(candidate: Seen, champion: Seen, effect: float) -> tuple[Floats, Floats]:
     """Return, for each look, whether the candidate is surely less, and surely more."""
-    enough = (candidate.n >= LEAST) & (champion.n >= LEAST)
+    fewest = np.minimum(candidate.n, champion.n)
     squared = squared_error((candidate.n, champion.n), (candidate.variance, champion.variance))
     squared = np.where(squared > 0, squared, np.inf)
     width = reach(1 / squared, planned_information(effect, ALPHA), ALPHA)
     gap = candidate.mean - champion.mean
-    return enough & (gap + width < 0), enough & (gap - width > 0)
+    return (fewest >= LEAST) & (gap + width < 0), (fewest >= COMPARED) & (gap - width > 0)
 
 
 def naive(candidate: Seen, champion: Seen) -> tuple[Floats, Floats]:
     """Test at each look as if it were the only one: what a dashboard with a p-value invites to."""
-    enough = (candidate.n >= LEAST) & (champion.n >= LEAST)
+    enough = np.minimum(candidate.n, champion.n) >= COMPARED
     error = np.sqrt(candidate.variance / candidate.n + champion.variance / champion.n)
     gap = candidate.mean - champion.mean
     return enough & (gap < -1.645 * error), enough & (gap > 1.645 * error)
@@ -143,14 +144,25 @@ def false_answers(runs: int) -> None:
             shares = f"{_share(better)} | {_share(worse)} | {_share(a | b)}"
             split = f"{100 * one / (one + two):.0f} %"
             print(f"| {name} | {split} | {LOOKS * (one + two):,} | {shares} |", flush=True)
+    for name, other in (("lognormal, sd 1", 1.0), ("lognormal, sd 1.5", 1.5)):
+        mean = math.exp(other**2 / 2)
+        for one, two in ((15, 15), (3, 27)):
+            arms = [
+                independent(rng, lambda r, shape: r.lognormal(0, other, shape), runs, one),  # noqa: B023
+                independent(rng, lambda r, shape: r.normal(mean, 1, shape), runs, two),  # noqa: B023
+            ]
+            better, worse = ours(*arms, effect=0.15 * mean)
+            shares = f"{_share(better)} | {_share(worse)} | {_share(np.logical_or(*naive(*arms)))}"
+            split = f"{100 * one / (one + two):.0f} %"
+            print(f"| candidate {name}, champion normal | {split} | {LOOKS * 30:,} | {shares} |")
     for dependence in (0.3, 0.8):
-        arms = [returning(rng, runs, 8, 500, dependence) for _ in range(2)]
+        arms = [returning(rng, runs, 20, 1_300, dependence) for _ in range(2)]
         by_row = [Seen(*arm.rows) for arm in arms]
-        better, worse = ours(*arms, effect=0.15)
+        better, worse = ours(*arms, effect=0.1)
         shares = f"{_share(better)} | {_share(worse)} | {_share(np.logical_or(*naive(*by_row)))}"
-        print(f"| 5 rows of each entity, {dependence:.0%} its own | 50 % | 1,000 | {shares} |")
-        rows = " | ".join(_share(found) for found in ours(*by_row, effect=0.15))
-        print(f"| the same, rows taken for units (wrong) | 50 % | {rows} | |", flush=True)
+        print(f"| 5 rows of each entity, {dependence:.0%} its own | 50 % | 2,600 | {shares} |")
+        rows = " | ".join(_share(found) for found in ours(*by_row, effect=0.1))
+        print(f"| the same, rows taken for units (wrong) | 50 % | 13,440 | {rows} | |", flush=True)
 
 
 def planted(runs: int) -> None:
@@ -212,6 +224,7 @@ def shares(runs: int) -> None:
 
 
 def stage(word, baseline: float = 1.0) -> Begun:
+    """Return a stage that runs."""
     return Begun("m", word, 1, 2, SINCE.isoformat(), "brier", baseline, 0.0, "m@2/1")
 
 

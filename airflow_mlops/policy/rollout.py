@@ -1,7 +1,7 @@
 """Words about a rollout: through which stages a candidate goes, and what stops one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from airflow_mlops.policy.gates import LOSSES
@@ -30,7 +30,7 @@ class Guarded(Stage):
     :param p95_ms: milliseconds within which 95 % of the candidate's answers have to come; none:
         latency is not looked at.
     :param failures: share of the candidate's requests that may fail, 0 to 1.
-    :param least: units of an arm, or pairs of a shadow, below which nothing is decided.
+    :param least: units of each arm, or pairs of a shadow, without which it does not pass.
     """
 
     metric: str | None = None
@@ -97,6 +97,8 @@ class AB(Guarded):
         it takes four times as long.
     :param otherwise: what follows without a proof in time: ``"keep"`` the champion, or
         ``"promote"`` the candidate all the same, for no harm was seen.
+    :param least: units of each arm before anybody is called the winner: a candidate that is rarely
+        wrong, but then very, looks better than it is until then.
     """
 
     percent: float = 50.0
@@ -104,6 +106,7 @@ class AB(Guarded):
     better: Better = "less"
     min_effect: float = 0.05
     otherwise: Otherwise = "keep"
+    least: int = field(default=1_000, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_guards(self)
@@ -157,7 +160,7 @@ def _check_guards(stage: Guarded) -> None:
     name = type(stage).__name__
     between(f"{name} alpha", stage.alpha, 1e-6, 0.25)
     between(f"{name} failures", stage.failures, 1e-6, 0.5)
-    between(f"{name} least", stage.least, 20, 1e12)
+    between(f"{name} least", stage.least, 100, 1e12)
     if stage.p95_ms is not None:
         between(f"{name} p95_ms", stage.p95_ms, 1e-3, 1e9)
 

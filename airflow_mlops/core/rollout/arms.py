@@ -17,6 +17,9 @@ from airflow_mlops.core.rollout.sequential import (
 )
 from airflow_mlops.core.rollout.stages import Begun
 
+COMPARED = 100
+"""Units with an outcome that each arm needs before means are compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -103,17 +106,16 @@ class Difference:
         return f"{self.value:+.4g} [{self.low:+.4g}, {self.high:+.4g}]"
 
 
-def difference(arms: Arms, *, effect: float, alpha: float, least: int) -> Difference | None:
+def difference(arms: Arms, *, effect: float, alpha: float) -> Difference | None:
     """
     Compare the means of the arms.
 
     :param effect: absolute difference the interval is tuned for; fixed before the first look.
     :param alpha: one-sided error rate of each bound, over all looks together.
-    :param least: units with an outcome that each arm needs.
     :return: nothing, if there are too few units, or all outcomes are the same.
     """
     one, two = arms.candidate, arms.champion
-    if min(one.outcomes, two.outcomes) < least or one.mean is None or two.mean is None:
+    if min(one.outcomes, two.outcomes) < COMPARED or one.mean is None or two.mean is None:
         return None
     spread = (one.variance or 0.0, two.variance or 0.0)
     squared = float(squared_error((one.outcomes, two.outcomes), spread))
@@ -127,15 +129,14 @@ def _interval(value: float, information: float, planned: float, alpha: float) ->
     return Difference(value, value - width, value + width, information)
 
 
-def outcome_gap(arms: Arms, *, alpha: float, least: int) -> Difference | None:
+def outcome_gap(arms: Arms, *, alpha: float) -> Difference | None:
     """
     Compare the shares of units that have an outcome; outcomes that are missing may bias.
 
     :param alpha: one-sided error rate of each bound, over all looks together.
-    :param least: units that each arm needs.
     """
     champion, candidate = (_known(arm) for arm in (arms.champion, arms.candidate))
-    return difference(Arms(champion, candidate), effect=0.05, alpha=alpha, least=least)
+    return difference(Arms(champion, candidate), effect=0.05, alpha=alpha)
 
 
 def _known(arm: Arm) -> Arm:
@@ -196,14 +197,16 @@ def expected(begun: Begun, *, variance: float, per_day: float) -> Expected:
     return Expected(effect, max(half, least), max(most, least), fixed, per_day)
 
 
-def seconds_left(begun: Begun, found: Difference, elapsed: float) -> float:
+def seconds_left(begun: Begun, arms: Arms, found: Difference, elapsed: float) -> float:
     """
     Estimate how long until the planned effect, if it is there, is seen in half of the cases.
 
-    :param begun: a canary or an A/B test.
-    :param found: what is known by now.
+    :param begun: an A/B test.
+    :param arms: what its arms have shown so far.
+    :param found: how they compare by now.
     :param elapsed: seconds since the stage began, by the clock of the data.
     :return: seconds, 0 if it would have been seen.
     """
     wanted = planned_information(begun.effect or 1.0, begun.stage.alpha)
-    return max(0.0, wanted / found.information - 1) * elapsed
+    least = begun.stage.least / min(arms.champion.outcomes, arms.candidate.outcomes)
+    return (max(1.0, wanted / found.information, least) - 1) * elapsed

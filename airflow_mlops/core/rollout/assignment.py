@@ -157,8 +157,10 @@ def _plain(keys: Iterable[Any]) -> list[Any]:
 def _texts(keys: Sequence[Any]) -> Sequence[str]:
     """Return the texts of the keys, or refuse what is none."""
     kinds = set(map(type, keys))
-    if kinds <= {str, int} and "" not in keys:
-        return keys if kinds <= {str} else list(map(str, keys))
+    if kinds <= {str} and all(keys):
+        return keys
+    if kinds <= {int}:
+        return list(map(str, keys))
     texts = []
     for number, key in enumerate(keys):
         whole = isinstance(key, int | np.integer) and not isinstance(key, bool)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
 from airflow_mlops.core.rollout.arms import (
+    COMPARED,
     Arm,
     Arms,
     Difference,
@@ -108,8 +109,8 @@ class _Evidence:
 
     @property
     def compared(self) -> Difference | None:
-        stage, effect = self.begun.stage, self.begun.effect or 1.0
-        return difference(self.arms, effect=effect, alpha=stage.alpha, least=stage.least)
+        effect = self.begun.effect or 1.0
+        return difference(self.arms, effect=effect, alpha=self.begun.stage.alpha)
 
     @property
     def elapsed(self) -> float:
@@ -191,7 +192,7 @@ def _harmed(found: _Evidence) -> Look | None:
 
 def _proven(found: _Evidence) -> Look | None:
     compared = found.compared
-    if not isinstance(found.begun.stage, AB) or compared is None:
+    if not isinstance(found.begun.stage, AB) or compared is None or _missing(found):
         return None
     if found.better(compared).low <= 0:
         return None
@@ -216,30 +217,30 @@ def _over(found: _Evidence) -> Look | None:
 
 
 def _missing(found: _Evidence) -> str:
-    """Say what a canary needs still; empty if nothing."""
+    """Say what a stage needs still before it can pass; empty if nothing."""
     stage, arms = found.begun.stage, found.arms
     more = stage.least - arms.candidate.units
     if more > 0:
         return f"{more:,} more entities have to meet {_who(found)}"
-    if isinstance(stage, Canary):
-        lacking = stage.labelled - min(arms.candidate.outcomes, arms.champion.outcomes)
-        if lacking > 0:
-            return f"{lacking:,} more entities of an arm need an outcome"
-    return ""
+    wanted = {Canary: "labelled", AB: "least"}[type(stage)]
+    lacking = getattr(stage, wanted) - min(arms.candidate.outcomes, arms.champion.outcomes)
+    return f"{lacking:,} more entities of an arm need an outcome" if lacking > 0 else ""
 
 
 def _goes_on(found: _Evidence) -> Look:
     """Say what is known by now, and how long it takes."""
-    begun, compared = found.begun, found.compared
-    rest = (begun.end - found.now).total_seconds()
+    begun, compared, missing = found.begun, found.compared, _missing(found)
+    left: float | None = (begun.end - found.now).total_seconds()
     if isinstance(begun.stage, AB):
-        rest += begun.lateness
-        wait = 0.0 if compared is None else seconds_left(begun, compared, found.elapsed)
+        rest = (left or 0.0) + begun.lateness
+        wait = 0.0
+        if compared is not None:
+            wait = seconds_left(begun, found.arms, compared, found.elapsed)
         left = min(wait or rest, rest)  # 0: the planned effect would have been seen by now
-        return found.says("running", "continue", _compared(found), left=left)
-    missing = _missing(found)
+    elif missing:
+        left = None
     reasons = (missing, _compared(found)) if missing else (_compared(found),)
-    return found.says("running", "continue", *reasons, left=None if missing else rest)
+    return found.says("running", "continue", *reasons, left=left)
 
 
 def _compared(found: _Evidence) -> str:
@@ -247,10 +248,9 @@ def _compared(found: _Evidence) -> str:
     begun, arms = found.begun, found.arms
     one, two = arms.candidate, arms.champion
     if found.compared is None or one.mean is None or two.mean is None:
-        least = begun.stage.least
         return (
-            f"{one.outcomes:,} and {two.outcomes:,} entities have an outcome, {least:,} of each "
-            f"arm can be compared, if not all are the same"
+            f"{one.outcomes:,} and {two.outcomes:,} entities have an outcome, {COMPARED} of each "
+            "arm can be compared, if not all are the same"
         )
     return (
         f"{begun.metric} {one.mean:.4g} against {two.mean:.4g}, difference {found.compared} on "
@@ -266,7 +266,7 @@ def _warnings(found: _Evidence) -> tuple[str, ...]:
     if one.waiting or two.waiting:
         text = f"{one.waiting:,} of {one.units:,} entities of the candidate and {two.waiting:,} of "
         said.append(f"{text}{two.units:,} of the champion have no outcome yet")
-    gap = outcome_gap(arms, alpha=RATIO_ALPHA, least=begun.stage.least)
+    gap = outcome_gap(arms, alpha=RATIO_ALPHA)
     if gap is not None and (gap.low > 0 or gap.high < 0):
         shares = f"{one.outcomes / one.units:.1%} against {two.outcomes / two.units:.1%}"
         said.append(f"outcomes are known of {shares} of the entities: the difference may be biased")
