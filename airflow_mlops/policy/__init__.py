@@ -33,9 +33,20 @@ from airflow_mlops.policy.retraining import (
     SchemaChange,
     Trigger,
 )
+from airflow_mlops.policy.rollout import (
+    AB,
+    Canary,
+    Full,
+    Guarded,
+    Shadow,
+    Stage,
+    rollout_plan,
+    share_of,
+)
 from airflow_mlops.policy.words import Word, duration
 
 __all__ = [
+    "AB",
     "LOSSES",
     "PROBABILITIES",
     "Approval",
@@ -43,13 +54,16 @@ __all__ = [
     "AtLeast",
     "AtMost",
     "Better",
+    "Canary",
     "Contract",
     "Decay",
     "Dependencies",
     "DependencyChange",
     "Drift",
+    "Full",
     "Gate",
     "Growth",
+    "Guarded",
     "Health",
     "Loads",
     "MaxAge",
@@ -61,10 +75,14 @@ __all__ = [
     "Retrain",
     "Schedule",
     "SchemaChange",
+    "Shadow",
     "Sql",
+    "Stage",
     "Table",
     "Trigger",
     "Window",
     "Word",
     "duration",
+    "rollout_plan",
+    "share_of",
 ]

@@ -80,7 +80,7 @@ class Observations:
         rows = [
             (model, monitor, subject, Jsonb(dict(b))) for model, monitor, subject, b in findings
         ]
-        with self._connected() as connection, connection.transaction():
+        with self.connected() as connection, connection.transaction():
             connection.cursor().executemany(
                 "insert into mlops.observations as kept (model, monitor, subject, body) "
                 "values (%s, %s, %s, %s) on conflict (model, monitor, subject) do update "
@@ -102,7 +102,7 @@ class Observations:
         :param last: only that many of the newest; ``None``: all.
         """
         subject = "" if of is None else f"{of}:"
-        with self._connected() as connection:
+        with self.connected() as connection:
             rows = connection.execute(
                 "select monitor, subject, body, recorded_at from mlops.observations "
                 "where model = %s and monitor = %s and starts_with(subject, %s) "
@@ -120,7 +120,7 @@ class Observations:
         :param after: none: since ever.
         :param statuses: which ones count, such as ``["broken"]``.
         """
-        with self._connected() as connection:
+        with self.connected() as connection:
             row = connection.execute(
                 "select monitor, subject, body, recorded_at from mlops.observations "
                 "where model = %s and monitor = %s and body ->> 'status' = any(%s) "
@@ -140,12 +140,12 @@ class Observations:
         :return: number of new predictions.
         """
         columns = ("key", "observed_at", "prediction")
-        with self._connected() as connection, connection.transaction():
+        with self.connected() as connection, connection.transaction():
             connection.execute(
                 "create temporary table scored (key text, observed_at timestamptz, "
                 "prediction double precision) on commit drop"
             )
-            _copy(connection, "copy scored from stdin (format csv)", rows.select(columns))
+            copy_rows(connection, "copy scored from stdin (format csv)", rows.select(columns))
             done = connection.execute(
                 "insert into mlops.predictions "
                 "(model, version, key, observed_at, prediction, dataset, run) "
@@ -157,7 +157,7 @@ class Observations:
 
     def predictions(self, model: ModelRef, since: datetime, until: datetime) -> pa.Table:
         """Return ``key`` and ``prediction`` of one version for a span of time, by time and key."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             rows = connection.execute(
                 "select key, prediction from mlops.predictions where model = %s and version = %s "
                 "and observed_at >= %s and observed_at < %s order by observed_at, key",
@@ -168,7 +168,7 @@ class Observations:
 
     def served_span(self, model: ModelRef) -> tuple[datetime, datetime]:
         """Return the first and last time one version predicted for; the last is earlier if none."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             row = connection.execute(
                 "select min(observed_at), max(observed_at) from mlops.predictions "
                 "where model = %s and version = %s",
@@ -179,7 +179,7 @@ class Observations:
 
     def served_by(self, model: ModelRef) -> Served:
         """Count the predictions of one version."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             row = connection.execute(
                 "select count(*), min(observed_at), max(observed_at) from mlops.predictions "
                 "where model = %s and version = %s",
@@ -190,7 +190,7 @@ class Observations:
 
     def served(self, model: str) -> tuple[tuple[str, int, float], ...]:
         """Return key, version and value of every prediction; of several of a key, the first."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             rows = connection.execute(
                 "select distinct on (key) key, version, prediction from mlops.predictions "
                 "where model = %s order by key, scored_at, version",
@@ -206,7 +206,7 @@ class Observations:
 
         :param rows: mappings with ``key``, ``observed_at``, ``reason`` and ``row``.
         """
-        with self._connected() as connection, connection.cursor() as cursor:
+        with self.connected() as connection, connection.cursor() as cursor:
             cursor.executemany(
                 "insert into mlops.quarantine "
                 "(model, dataset, key, observed_at, reason, row, run) "
@@ -219,24 +219,37 @@ class Observations:
 
     def forget(self, model: str, keys: Sequence[str]) -> int:
         """
-        Delete what was predicted for, or set aside of, these keys.
+        Delete what was predicted for, set aside of, or shown to these keys or entities.
 
         :return: number of rows that were deleted.
         """
-        with self._connected() as connection, connection.transaction():
+        known = list(keys)
+        statement = "delete from mlops.{} where model = %s and key = any(%s)"
+        with self.connected() as connection, connection.transaction():
+            shown = connection.execute(
+                "delete from mlops.exposures where model = %s "
+                "and (key = any(%s) or entity = any(%s)) returning key",
+                (model, known, known),
+            ).fetchall()
+            outcomes = [*known, *(key for (key,) in shown)]
+            parts = {"outcomes": outcomes, "predictions": known, "quarantine": known}
             gone = (
                 connection.execute(
-                    sql.SQL("delete from mlops.{} where model = %s and key = any(%s)").format(
-                        sql.Identifier(table)
-                    ),
-                    (model, list(keys)),
+                    sql.SQL(statement).format(sql.Identifier(table)), (model, values)
                 ).rowcount
-                for table in ("predictions", "quarantine")
+                for table, values in parts.items()
             )
-            return sum(gone)
+            return len(shown) + sum(gone)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+    def connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        """
+        Connect for the time of a ``with`` block; every statement is a transaction of its own.
+
+        :raises ConfigurationError: if the schema, a right or a login is missing, or a value has no
+            place in it.
+        :raises UnavailableError: if the database does not answer.
+        """
         try:
             with psycopg.connect(
                 self.dsn, autocommit=True, connect_timeout=self.timeout
@@ -248,17 +261,23 @@ class Observations:
         except psycopg.errors.InsufficientPrivilege as error:
             msg = f"the login of schema mlops lacks a right, grant it role mlops_writer: {error}"
             raise ConfigurationError(msg) from error
-        except psycopg.DataError as error:
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
             msg = f"schema mlops refuses what has no place in it: {error}"
             raise ConfigurationError(msg) from error
         except psycopg.OperationalError as error:
             raise no_answer("the database of schema mlops", error) from error
 
 
-def _copy(
+def copy_rows(
     connection: "psycopg.Connection[tuple[Any, ...]]", statement: str, rows: pa.Table
 ) -> None:
-    """Stream a table into COPY as CSV, batch by batch."""
+    """
+    Stream a table into COPY, batch by batch.
+
+    :param connection: from :meth:`Observations.connected`.
+    :param statement: ``copy ... from stdin (format csv)``.
+    :param rows: its columns in the order of the statement.
+    """
     from pyarrow import csv
 
     options = csv.WriteOptions(include_header=False)

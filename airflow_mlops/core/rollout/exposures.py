@@ -1,0 +1,182 @@
+"""Who met which version, and what came of it: two tables of PostgreSQL."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.metrics import loss_function
+from airflow_mlops.core.monitoring.observations import Observations, copy_rows
+from airflow_mlops.core.rollout.arms import Arm, Arms
+from airflow_mlops.core.rollout.assignment import Split
+from airflow_mlops.core.rollout.looks import Look, look
+from airflow_mlops.core.rollout.shadow import look_at_pairs
+from airflow_mlops.core.rollout.stages import Begun
+
+_COLUMNS = {
+    "key": "text",
+    "entity": "text",
+    "arm": "text",
+    "exposed_at": "timestamptz",
+    "latency_ms": "double precision",
+    "failed": "boolean",
+}
+
+_REQUESTS = """
+select arm, count(*), count(*) filter (where failed), count(latency_ms),
+  count(*) filter (where latency_ms > %s),
+  percentile_cont(0.95) within group (order by latency_ms), max(exposed_at)
+from mlops.exposures where model = %s and experiment = %s group by arm
+"""
+
+# A unit is an entity: the mean of its outcomes counts once, however many requests it made.
+_UNITS = """
+select arm, crossed, count(*), count(mean), avg(mean), var_samp(mean) from (
+  select min(e.arm) as arm, min(e.arm) <> max(e.arm) as crossed, avg(o.value) as mean
+  from mlops.exposures e left join mlops.outcomes o
+    on o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s
+  where e.model = %s and e.experiment = %s group by e.entity) as units
+group by arm, crossed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposures:
+    """
+    Exposures and outcomes of one database.
+
+    :param observations: the findings and predictions of the same database.
+    """
+
+    observations: Observations
+
+    def write(self, split: Split, rows: pa.Table) -> int:
+        """
+        Store who met which version; of several of a key, the first stays.
+
+        :param split: the split by which the keys were assigned.
+        :param rows: columns ``key`` (the request), ``entity`` (who is assigned), ``arm`` and
+            ``exposed_at`` (clock of the data); if known ``latency_ms`` and ``failed``.
+        :return: number of new exposures.
+        :raises ConfigurationError: if no stage is running, or a value has no place in it.
+        """
+        if not split.experiment:
+            msg = f"no stage of {split.model} is running, so there is nothing to be exposed to"
+            raise ConfigurationError(msg)
+        names = [name for name in _COLUMNS if name in rows.column_names]
+        kinds = ", ".join(f"{name} {_COLUMNS[name]}" for name in names)
+        said = ", ".join("coalesce(failed, false)" if n == "failed" else n for n in names)
+        insert = (
+            f"insert into mlops.exposures (model, experiment, version, {', '.join(names)}) "  # noqa: S608
+            f"select %s, %s, case arm when 'candidate' then %s else %s end, {said} "
+            "from arrived on conflict (model, experiment, key) do nothing"
+        )
+        values = (split.model, split.experiment, split.candidate, split.champion)
+        create = f"create temporary table arrived ({kinds}) on commit drop"
+        return self._insert(create, rows.select(names), insert, values)
+
+    def write_outcomes(self, begun: Begun, metric: str, rows: pa.Table) -> int:
+        """
+        Store what came of exposures; of several of a key, the first stays.
+
+        :param begun: the stage whose exposures these are.
+        :param metric: what was measured, such as ``brier`` or ``conversion``.
+        :param rows: columns ``key`` (the request) and ``value``.
+        :return: number of new outcomes.
+        :raises ConfigurationError: if a value is no finite number.
+        """
+        return self._insert(
+            "create temporary table arrived (key text, value double precision) on commit drop",
+            rows.select(("key", "value")),
+            "insert into mlops.outcomes (model, experiment, metric, key, value) "
+            "select %s, %s, %s, key, value from arrived "
+            "on conflict (model, experiment, key, metric) do nothing",
+            (begun.model, begun.experiment, metric),
+        )
+
+    def _insert(self, create: str, rows: pa.Table, insert: str, values: tuple[Any, ...]) -> int:
+        with self.observations.connected() as connection, connection.transaction():
+            connection.execute(create)
+            copy_rows(connection, "copy arrived from stdin (format csv)", rows)
+            return connection.execute(insert, values).rowcount
+
+    def arms(self, begun: Begun) -> Arms:
+        """
+        Read what both arms of a stage have shown so far, added up in the database.
+
+        :param begun: the stage, as it is on record.
+        """
+        place = (begun.model, begun.experiment)
+        with self.observations.connected() as connection:
+            requests = connection.execute(_REQUESTS, (begun.stage.p95_ms, *place)).fetchall()
+            units = connection.execute(_UNITS, (begun.metric, *place)).fetchall()
+        of_arm = {arm: numbers for arm, crossed, *numbers in units if not crossed}
+        crossed = sum(row[2] for row in units if row[1])
+        times = [row[6] for row in requests]
+        found = {arm: _arm(of_arm.get(arm), numbers) for arm, *numbers in requests}
+        return Arms(
+            found.get("champion", Arm()),
+            found.get("candidate", Arm()),
+            crossed,
+            max(times).isoformat() if times else "",
+        )
+
+    def look(self, begun: Begun, *, now: datetime | None = None) -> Look:
+        """
+        Look at a canary or an A/B test.
+
+        :param begun: the stage, as it is on record.
+        :param now: time by the clock of the data; none: that of the newest exposure.
+        """
+        return look(begun, self.arms(begun), now=now)
+
+    def look_at_shadow(self, begun: Begun, labels: pa.Table, *, now: datetime) -> Look:
+        """
+        Look at a shadow: the predictions of both versions, and the labels that are known.
+
+        :param begun: the stage, as it is on record.
+        :param labels: columns ``key`` (text, as predictions have it) and ``label``.
+        :param now: time by the clock of the data.
+        """
+        pairs = self._pairs(begun, labels)
+        y, champion, candidate = (pairs[name].to_numpy() for name in ("label", "a", "b"))
+        loss = loss_function(begun.metric)
+        return look_at_pairs(
+            begun,
+            pairs["at"].to_numpy(),
+            (loss(y, champion), loss(y, candidate)),
+            now=now,
+            candidate=self.arms(begun).candidate,
+        )
+
+    def _pairs(self, begun: Begun, labels: pa.Table) -> pa.Table:
+        """Join the predictions of both versions since the stage began with the labels, by time."""
+        with self.observations.connected() as connection:
+            rows = connection.execute(
+                "select key, a.observed_at, a.prediction, b.prediction from mlops.predictions a "
+                "join mlops.predictions b using (model, key) where model = %s and a.version = %s "
+                "and b.version = %s and a.observed_at >= %s",
+                (begun.model, begun.champion, begun.candidate, begun.since),
+            ).fetchall()
+        kinds = (pa.string(), pa.timestamp("us", "UTC"), pa.float64(), pa.float64())
+        columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
+        predicted = pa.table(
+            [pa.array(part, kind) for part, kind in zip(columns, kinds, strict=True)],
+            names=["key", "at", "a", "b"],
+        )
+        known = labels.select(["key", "label"])
+        known = known.set_column(1, "label", known["label"].cast(pa.float64()))
+        known = known.filter(pc.is_finite(known["label"]))  # null is not finite either
+        return predicted.join(known, "key", join_type="inner").sort_by(
+            [("at", "ascending"), ("key", "ascending")]
+        )
+
+
+def _arm(units: Sequence[Any] | None, requests: Sequence[Any]) -> Arm:
+    """Put the two answers of the database about one arm together."""
+    number, outcomes, mean, variance = units or (0, 0, None, None)
+    return Arm(number, requests[0], outcomes, mean, variance, *requests[1:5])
