@@ -10,6 +10,7 @@ _STAGES = (
     "evaluation",
     "approval",
     "deployment",
+    "candidates",
     "monitoring",
     "dependencies",
     "health",
@@ -30,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "MLOps", "external-doc-url": "", "tags": ["software"]}
         ],
         "operators": _modules("operators", *_STAGES),
-        "sensors": _modules("sensors", "monitoring"),
+        "sensors": _modules("sensors", "monitoring", "rollout"),
         "triggers": _modules("triggers", "polling"),
         "hooks": _modules("hooks", "datasets", "ledger", "mlflow", "warehouse"),
         "connection-types": [_mlflow(), _dataset()],

@@ -17,7 +17,7 @@ from airflow_mlops.operators.data import (
     SnapshotTableOperator,
 )
 from airflow_mlops.operators.dependencies import CheckDependenciesOperator
-from airflow_mlops.operators.deployment import RollbackModelOperator, ScoreBatchOperator
+from airflow_mlops.operators.deployment import ScoreBatchOperator
 from airflow_mlops.operators.evaluation import (
     EvaluateModelOperator,
     JudgeCandidateOperator,
@@ -161,11 +161,3 @@ with DAG(
         trigger_rule="none_failed_min_one_success",
     )
     PromoteModelOperator(task_id="promote", model=MODEL, smoke=smoke.output, answer=approve.output)
-
-with DAG("example_rollback", schedule=None, catchup=False, tags=["example"]):
-    RollbackModelOperator(
-        task_id="rollback",
-        model=MODEL,
-        reason="{{ dag_run.conf.get('reason', 'started by hand') }}",
-        to="{{ dag_run.conf.get('to', '') }}",
-    )

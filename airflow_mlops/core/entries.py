@@ -126,6 +126,10 @@ class State:
         """Return the entry of a number."""
         return next((e for e in reversed(self.entries) if e.seq == seq), None)
 
+    def since(self, seq: int) -> tuple[Entry, ...]:
+        """Return the entries after a number."""
+        return tuple(e for e in self.entries if e.seq > seq)
+
     def changed_at(self, when: datetime) -> Entry | None:
         """
         Return the entry that had made the champion of a moment, by the clock of the data.

@@ -1,21 +1,16 @@
 """From a declaration to its Dags, a pure function: nothing is read or asked meanwhile."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, chain
 
 from airflow_mlops.lifecycle.deadlines import alarms
+from airflow_mlops.lifecycle.frame import connections, new_dag
+from airflow_mlops.lifecycle.rollout import rollback, rollout
 from airflow_mlops.operators._base import RETRY_POLICY
-from airflow_mlops.operators.approval import ApproveModelOperator
-from airflow_mlops.operators.candidates import (
-    PromoteModelOperator,
-    ReportFlipsOperator,
-    SmokeTestModelOperator,
-    SubmitCandidateOperator,
-)
+from airflow_mlops.operators.candidates import SubmitCandidateOperator
 from airflow_mlops.operators.data import (
     CheckContractOperator,
     MaterializeFeaturesOperator,
@@ -23,7 +18,7 @@ from airflow_mlops.operators.data import (
     SnapshotTableOperator,
 )
 from airflow_mlops.operators.dependencies import CheckDependenciesOperator
-from airflow_mlops.operators.deployment import ScoreBatchOperator
+from airflow_mlops.operators.deployment import GuardChampionOperator, ScoreBatchOperator
 from airflow_mlops.operators.evaluation import (
     EvaluateModelOperator,
     JudgeCandidateOperator,
@@ -43,19 +38,16 @@ from airflow_mlops.policy import Arrival, duration
 if TYPE_CHECKING:
     from airflow_mlops.lifecycle.declaration import Lifecycle
 
-RETRY_DELAY = timedelta(seconds=30)
-"""Airflow's own five minutes are long for a server that restarts."""
 
-
-def build(life: "Lifecycle") -> tuple[DAG, DAG, DAG]:
-    """Turn a policy into its three Dags."""
-    return _monitor(life), _train(life), _rollout(life)
+def build(life: "Lifecycle") -> tuple[DAG, DAG, DAG, DAG]:
+    """Turn a policy into its Dags: monitor, training, rollout, and the button to roll back."""
+    return _monitor(life), _train(life), rollout(life), rollback(life)
 
 
 def _monitor(life: "Lifecycle") -> DAG:
     """New rows -> versioned, checked, scored, watched -> one decision."""
-    common = _common(life)
-    with _dag(life, "monitor", _schedule(life), deadline=alarms(life)) as dag:
+    common = connections(life)
+    with new_dag(life, "monitor", _schedule(life), deadline=alarms(life)) as dag:
         rows, labels = _snapshots(life, common)
         contract = CheckContractOperator(
             task_id="contract",
@@ -68,6 +60,7 @@ def _monitor(life: "Lifecycle") -> DAG:
         score = ScoreBatchOperator(
             task_id="score",
             snapshot=rows,
+            entity=life.data.entity,
             inlets=[life.asset("data"), life.asset("champion")],
             **common,
         )
@@ -86,7 +79,8 @@ def _monitor(life: "Lifecycle") -> DAG:
         )
         decide = _decide(life, rows, labels, common)
         asked = [contract, _dependencies(life, common)]
-        asked >> score >> performance >> decide
+        asked >> score >> performance
+        chain(performance, *_guard(life, rows, labels, common), decide)
         drift >> decide
         asked >> _last()
         _alone(life, common)
@@ -179,6 +173,24 @@ def _decide(life: "Lifecycle", rows: Any, labels: Any, common: Mapping[str, Any]
     return decide
 
 
+def _guard(life: "Lifecycle", rows: Any, labels: Any, common: Mapping[str, Any]) -> list[Any]:
+    """Go back to the champion before, if the policy says when."""
+    if not life.rollback:
+        return []
+    guard = GuardChampionOperator(
+        task_id="guard",
+        snapshot=rows,
+        labels=labels,
+        label_column=life.data.label,
+        rules=[word.to_dict() for word in life.rollback],
+        metric=life.metric,
+        notifiers=list(life.notify),
+        outlets=[life.asset("champion")],
+        **common,
+    )
+    return [guard]
+
+
 def _alone(life: "Lifecycle", common: Mapping[str, Any]) -> None:
     """What no decision waits for."""
     HousekeepOperator(task_id="housekeep", **common)
@@ -228,8 +240,8 @@ def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _train(life: "Lifecycle") -> DAG:
     """A decision -> rows, features, model -> judged -> submitted, or another round."""
-    common = _common(life)
-    with _dag(life, "train", [life.asset("request")]) as dag:
+    common = connections(life)
+    with new_dag(life, "train", [life.asset("request")]) as dag:
         select = SelectRowsOperator(
             task_id="select", label_column=life.data.label, span=life.select.span, **common
         )
@@ -302,65 +314,3 @@ def _judge(life: "Lifecycle", trained: Any, common: Mapping[str, Any]) -> None:
         outlets=[life.asset("request")],
         **common,
     )
-
-
-def _rollout(life: "Lifecycle") -> DAG:
-    """A candidate -> tried, approved by people -> champion."""
-    common = _common(life)
-    with _dag(life, "rollout", [life.asset("candidate")]) as dag:
-        smoke = SmokeTestModelOperator(
-            task_id="smoke", data=life.name, policy=life.standard, **common
-        )
-        flips = ReportFlipsOperator(task_id="flips", smoke=smoke.output, **common)
-        approve = ApproveModelOperator(
-            task_id="approve",
-            smoke=smoke.output,
-            flips=flips.output,
-            trigger_rule="none_failed_min_one_success",
-            by=life.approve.by,
-            within=life.approve.within,
-            quorum=life.approve.quorum,
-            separate=life.approve.separate,
-            notifiers=list(life.notify),
-            **common,
-        )
-        PromoteModelOperator(
-            task_id="promote",
-            smoke=smoke.output,
-            answer=approve.output,
-            policy=life.standard,
-            inlets=[life.asset("candidate")],
-            outlets=[life.asset("champion")],
-            **common,
-        )
-    return dag
-
-
-def _dag(life: "Lifecycle", stage: str, schedule: Any, **more: Any) -> DAG:
-    return DAG(
-        f"{life.name}__{stage}",
-        schedule=schedule,
-        start_date=datetime(2020, 1, 1),  # noqa: DTZ001  (Airflow's default time zone applies)
-        catchup=False,
-        max_active_runs=1,
-        is_paused_upon_creation=False,
-        default_args={
-            "retries": life.retries,
-            "retry_delay": RETRY_DELAY,
-            "owner": life.name,
-        },
-        on_failure_callback=list(life.notify) or None,
-        tags=["mlops", life.name, *life.tags],
-        doc_md=f"Stage *{stage}* of model **{life.name}**. Who decided what: "
-        f"`airflow mlops history {life.name}`",
-        **more,
-    )
-
-
-def _common(life: "Lifecycle") -> dict[str, Any]:
-    return {
-        "model": life.name,
-        "mlflow_conn_id": life.mlflow_conn_id,
-        "dataset_conn_id": life.dataset_conn_id,
-        "ledger_conn_id": life.ledger_conn_id,
-    }

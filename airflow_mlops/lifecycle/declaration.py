@@ -17,8 +17,10 @@ from airflow_mlops.policy import (
     Arrival,
     AtLeast,
     Contract,
+    Decay,
     Dependencies,
     Drift,
+    Full,
     Gate,
     Growth,
     Health,
@@ -29,6 +31,7 @@ from airflow_mlops.policy import (
     Regret,
     Retrain,
     Sql,
+    Stage,
     Table,
     Trigger,
     Window,
@@ -43,8 +46,8 @@ class Lifecycle:
     """
     The whole life of one model, as policy.
 
-    Makes the Dags ``<name>__monitor``, ``<name>__train`` and ``<name>__rollout``; in a Dag file
-    nothing else is needed.
+    Makes the Dags ``<name>__monitor``, ``<name>__train`` and ``<name>__rollout``, and
+    ``<name>__rollback`` for a person to trigger; in a Dag file nothing else is needed.
 
     :param name: name of the model; lower case letters, digits, underscores.
     :param data: where rows and labels come from.
@@ -66,6 +69,9 @@ class Lifecycle:
     :param contract: which rows stop scoring, when they do not look like those of training.
     :param dependencies: where the champion may serve, when packages change.
     :param approve: who may say yes; ``None`` is refused: a person approves every champion.
+    :param rollout: stages through which a candidate goes after its approval, ``Full()`` last.
+    :param rollback: when the champion makes way for the one before it, such as ``Decay("brier")``;
+        only if that one is better on the same rows.
     :param health: what tasks may use, and what has to be up; task ``system`` of the monitor looks.
     :param schedule: schedule of the monitor Dag; ``Arrival("5m")``: whenever there are newer rows.
     :param deadline: time within which a run of the monitor has to succeed, such as ``"6h"``, else
@@ -95,6 +101,8 @@ class Lifecycle:
     gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
     contract: Contract = field(default_factory=Contract)
     dependencies: Dependencies = field(default_factory=Dependencies)
+    rollout: Sequence[Stage] = (Full(),)
+    rollback: Sequence[Decay] = ()
     health: Health = field(default_factory=Health)
     schedule: str | Arrival | None = "@daily"
     deadline: str | None = None
@@ -130,9 +138,10 @@ class Lifecycle:
 
     @property
     def standard(self) -> dict[str, Any]:
-        """What a candidate is judged and approved by, as plain JSON types."""
-        gates = [gate.to_dict() for gate in self.gates]
-        return {"gates": gates, "approve": self.approve.to_dict(), "metric": self.metric}
+        """What a candidate is judged, approved and rolled out by, as plain JSON types."""
+        lists = {"gates": self.gates, "rollout": self.rollout, "rollback": self.rollback}
+        words = {name: [word.to_dict() for word in found] for name, found in lists.items()}
+        return {**words, "approve": self.approve.to_dict(), "metric": self.metric}
 
     @property
     def raw(self) -> str:

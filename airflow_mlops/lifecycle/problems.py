@@ -19,6 +19,7 @@ from airflow_mlops.policy import (
     Probe,
     Trigger,
     Word,
+    rollout_plan,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,13 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     """Say what cannot work; found at night, it would be a failed task."""
     if life.metric not in LOSSES:
         yield f"unknown metric {life.metric!r}; known: {', '.join(LOSSES)}"
-    lists = {"gates": life.gates, "retrain": life.retrain, "slices": life.slices}
+    lists = {
+        "gates": life.gates,
+        "retrain": life.retrain,
+        "slices": life.slices,
+        "rollout": life.rollout,
+        "rollback": life.rollback,
+    }
     yield from (
         f"{what}={words!r} is no list of words; write {what}=[...]"
         for what, words in lists.items()
@@ -49,7 +56,16 @@ def problems(life: "Lifecycle") -> Iterator[str]:
         yield "there are no gates, and a candidate needs a standard"
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
-    for word in (*life.gates, *life.retrain):
+    yield from (
+        f"{word!r} is no reason to roll back; known: Decay"
+        for word in life.rollback
+        if not _is(word, Decay)
+    )
+    try:
+        rollout_plan(life.rollout)
+    except ValueError as error:
+        yield str(error)
+    for word in (*life.gates, *life.retrain, *life.rollback):
         if isinstance(word, NotWorse | Better | Probe | Decay) and word.metric != life.metric:
             yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Context, Param, conf
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
-from airflow.sdk.execution_time.hitl import HITLUser
+from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
@@ -82,7 +82,7 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         self.quorum = quorum
         self.separate = separate
         self.look = look
-        self.told = list(notifiers)
+        self.notifiers = notifiers
 
     def execute(self, context: Context) -> Any:
         """Show the candidate to those who may say yes, and wait."""
@@ -91,16 +91,8 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         if kept is not None:
             return self._settle(context, proposal, **kept)
         self._skip_void(proposal)
-        known = _known_users()
         users = [_user(user) for user in self.by]
-        strangers = [user["id"] for user in users if known and user["id"] not in known]
-        if strangers:
-            msg = (
-                f"{', '.join(map(repr, strangers))} is no user of Airflow's auth manager; known: "
-                f"{', '.join(sorted(known))}. Correct Approval(by=...), or add the user to "
-                "[core] simple_auth_manager_users"
-            )
-            raise ConfigurationError(msg)
+        _refuse_strangers([user["id"] for user in users])
         self.assigned_users = self._eligible(proposal)
         self.body = "\n\n".join(filter(None, [self.smoke["card"], (self.flips or {}).get("text")]))
         if self.quorum > 1:
@@ -108,8 +100,7 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
             self.body += f"\n\n{self.quorum} different people of {names} have to say yes."
         until = datetime.now(UTC) + duration(self.within)
         self._tell(context, proposal, "asked", f"waits for a yes or no until {until:%F %H:%M} UTC")
-        self._park(context, until=until, reminded=False)
-        return None  # not reached: the task parks
+        return self._park(context, until=until, reminded=False)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], until: str = "", reminded: bool = False
@@ -203,21 +194,28 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         users: list[Any] = [_user(user) for user in self.by]
         return [_user(user) for user in approvers(users, asked, voted, quorum=self.quorum)]
 
-    def _park(self, context: Context, *, until: datetime, reminded: bool) -> None:
+    def _park(self, context: Context, *, until: datetime, reminded: bool) -> NoReturn:
         """Wait for an answer, or for the next look."""
         now, ends = datetime.now(UTC), [until]
         if not reminded:
             ends.append(until - duration(self.within) / 2)
         left = min(end for end in ends if end > now or end == until) - now
         self.response_timeout = max(min(left, duration(self.look)), timedelta(seconds=1))
-        try:
-            super().execute(context)
-        except TaskAwaitingInput as parked:
-            raise TaskAwaitingInput(
-                method_name=parked.method_name,
-                kwargs={"until": until.isoformat(), "reminded": reminded},
-                timeout=parked.timeout,
-            ) from None
+        upsert_hitl_detail(
+            ti_id=context["ti"].id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=self.multiple,
+            params=self.serialized_params,
+            assigned_users=self.assigned_users,
+        )
+        raise TaskAwaitingInput(
+            method_name="execute_complete",
+            kwargs={"until": until.isoformat(), "reminded": reminded},
+            timeout=self.response_timeout,
+        )
 
     def _tell(self, context: Context, proposal: "Entry", subject: str, line: str) -> None:
         """Tell people once, with the link to the form."""
@@ -225,7 +223,7 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         link = self.generate_link_to_ui_from_context(context=context) if _has_pages() else ""
         mlops = {"line": f"{what}: {line}", "link": link, "by": task_of(context)}
         about = f"approval {proposal.seq} {subject}"
-        tell(self.observations(), self.told, context, self.model, about, mlops)
+        tell(self.observations(), self.notifiers, context, self.model, about, mlops)
 
 
 def _form() -> dict[str, Param]:
@@ -250,14 +248,22 @@ def _user(user: str | Mapping[str, str]) -> HITLUser:
     return HITLUser(id=str(user["id"]), name=str(user["name"]))
 
 
-def _known_users() -> set[str]:
-    """Return the users of Airflow's simple auth manager; empty with any other one."""
+def _refuse_strangers(ids: Sequence[str]) -> None:
+    """Refuse users that Airflow's simple auth manager does not know; others cannot be asked."""
     if not str(conf.get("core", "auth_manager", fallback="")).endswith("SimpleAuthManager"):
-        return set()
+        return
     if conf.getboolean("core", "simple_auth_manager_all_admins", fallback=False):
-        return set()
+        return
     users = conf.getlist("core", "simple_auth_manager_users", fallback=[]) or []
-    return {user.partition(":")[0] for user in users}
+    known = {user.partition(":")[0] for user in users}
+    strangers = [one for one in ids if known and one not in known]
+    if strangers:
+        msg = (
+            f"{', '.join(map(repr, strangers))} is no user of Airflow's auth manager; known: "
+            f"{', '.join(sorted(known))}. Correct Approval(by=...), or add the user to [core] "
+            "simple_auth_manager_users"
+        )
+        raise ConfigurationError(msg)
 
 
 def _has_pages() -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_mlops.core.data.selection import Selection
     from airflow_mlops.core.deployment.approval import Answer
     from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
-    from airflow_mlops.core.entries import Entry
+    from airflow_mlops.core.entries import Entry, State
     from airflow_mlops.core.training.agreement import ServingCheck
     from airflow_mlops.core.training.models import ModelStore
 
@@ -103,7 +103,7 @@ class SmokeTestModelOperator(MlopsOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.data = data
-        self.policy = policy or {}
+        self.policy = policy
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -120,15 +120,8 @@ class SmokeTestModelOperator(MlopsOperator):
         from airflow_mlops.core.training.agreement import check_answers
 
         state = self.ledger().state(self.model)
-        number = newest_event(context, "proposal")
-        proposal = self.entry(number) if number else state.last("propose")
-        if proposal is None or proposal.version is None:
-            msg = f"no candidate of {self.model} was proposed yet"
-            raise ConfigurationError(msg)
-        if state.challenger != proposal.version:
-            msg = f"{self.model}@{proposal.version} was settled or superseded meanwhile"
-            raise AirflowSkipException(msg)
-        ref, hook = ModelRef(self.model, proposal.version), MlflowHook(self.mlflow_conn_id)
+        proposal = self._proposed(context, state)
+        ref, hook = ModelRef(self.model, proposal.version or 0), MlflowHook(self.mlflow_conn_id)
         store = self.datasets()
         newest = store.latest(self.data)
         if newest is None:
@@ -150,12 +143,26 @@ class SmokeTestModelOperator(MlopsOperator):
             "model": str(ref),
             "champion": state.champion,
             "contract": contract,
-            "bound": Bound.of(proposal, self.policy).to_dict(),
+            "bound": Bound.of(proposal, self.policy or {}).to_dict(),
             "accepts": _changeable(train.accepts),
             "card": card(
                 ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
             ),
         }
+
+    def _proposed(self, context: Context, state: "State") -> "Entry":
+        """Return the proposal that waits; one that was settled meanwhile skips the task."""
+        from airflow_mlops.core.errors import ConfigurationError
+
+        number = newest_event(context, "proposal")
+        proposal = self.entry(number) if number else state.last("propose")
+        if proposal is None or proposal.version is None:
+            msg = f"no candidate of {self.model} was proposed yet"
+            raise ConfigurationError(msg)
+        if state.challenger != proposal.version:
+            msg = f"{self.model}@{proposal.version} was settled or superseded meanwhile"
+            raise AirflowSkipException(msg)
+        return proposal
 
     def _refuse_changed(self, ref: ModelRef, checks: Sequence["ServingCheck"]) -> None:
         """Let nobody approve a model that is another one here than where it was trained."""
@@ -190,7 +197,7 @@ class ReportFlipsOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Ask both, compare decision by decision, and store page and numbers beside the model."""
-        from airflow_mlops.core.evaluation.flips import Answers, find_flips
+        from airflow_mlops.core.evaluation.flips import Answered, find_flips
         from airflow_mlops.core.reports.flips import flips_page, flips_text
         from airflow_mlops.core.training.models import FLIPS
 
@@ -203,7 +210,7 @@ class ReportFlipsOperator(MlopsOperator):
         models, store = hook.models(), self.datasets()
         rows = self._judged_on(models, ref).read(store)
         found = find_flips(
-            Answers.ask(models, ref, champion, rows), candidate=str(ref), champion=str(champion)
+            Answered.ask(models, ref, champion, rows), candidate=str(ref), champion=str(champion)
         )
         run_id, numbers = models.get(ref).run_id, found.to_dict()
         models.log_document(run_id, FLIPS, json.dumps(numbers, indent=1))
@@ -250,7 +257,7 @@ class PromoteModelOperator(MlopsOperator):
         super().__init__(**kwargs)
         self.smoke = smoke
         self.answer = answer
-        self.policy = policy or {}
+        self.policy = policy
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -262,6 +269,9 @@ class PromoteModelOperator(MlopsOperator):
         from airflow_mlops.core.deployment.approval import Answer
         from airflow_mlops.core.deployment.registry import Ask
 
+        if not self.answer:
+            msg = f"{self.smoke['model']} was not answered: it is no candidate any more"
+            raise AirflowSkipException(msg)
         proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
         said = {k: v for k, v in self.answer.items() if k not in ("bound", "votes")}
         answer = Answer.from_dict(said)
@@ -312,7 +322,7 @@ class PromoteModelOperator(MlopsOperator):
 
         ref = ModelRef.parse(self.smoke["model"])
         bound = self.answer.get("bound")
-        moved = Bound(**bound).moved(Bound.of(proposal, self.policy)) if bound else ""
+        moved = Bound(**bound).moved(Bound.of(proposal, self.policy or {})) if bound else ""
         try:
             if moved:
                 msg = f"{ref} is not what {ask.by} said yes to: {moved}; clear smoke to ask again"

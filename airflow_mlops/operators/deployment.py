@@ -1,13 +1,15 @@
-"""Operators for deployment: roll back, score, clean up."""
+"""Operators for deployment: roll back, guard, score, clean up."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_mlops.core.refs import DatasetRef
+from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, task_of
+from airflow_mlops.operators._telling import tell
 from airflow_mlops.operators.links import ModelVersionLink
 from airflow_mlops.policy import duration
 
@@ -19,68 +21,155 @@ class RollbackModelOperator(MlopsOperator):
     :param reason: why; it is put on record (templated).
     :param to: version to return to, or a moment such as ``"2026-05-01"``: whoever was champion
         then, by the clock of the data; none: the previous champion (templated).
-    :param force: go back although a check failed.
+    :param force: go back although a check failed (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "reason", "to")
+    template_fields = (*MlopsOperator.template_fields, "reason", "to", "force")
+    operator_extra_links = (ModelVersionLink(),)
 
     def __init__(
-        self, *, reason: str, to: int | str | None = None, force: bool = False, **kwargs: Any
+        self,
+        *,
+        reason: str,
+        to: int | str | None = None,
+        force: bool | str = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.reason = reason
         self.to = to
         self.force = force
+        self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Look, decide in the ledger, then write the aliases."""
         from airflow_mlops.core.deployment.registry import Ask
         from airflow_mlops.core.deployment.rollback import parse_target, roll_back
 
-        ask = Ask(f"rollback:{task_of(context)}", task_of(context), self.reason, {})
+        by = context["dag_run"].triggering_user_name or task_of(context)
+        ask = Ask(f"rollback:{task_of(context)}", by, self.reason, {"run": run_of(context)})
         to = parse_target(None if self.to in (None, "None") else str(self.to))
         stores = self.registry(), self.datasets()
-        entry = roll_back(*stores, self.model, ask, to=to, force=self.force)
-        self.log.info("%s@%s is champion again (entry %d)", self.model, entry.version, entry.seq)
-        return {"model": f"{self.model}@{entry.version}", "entry": entry.seq}
+        force = str(self.force) == "True"
+        entry = roll_back(*stores, self.model, ask, to=to, force=force)
+        ref = ModelRef(self.model, entry.version or 0)
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
+        self.log.info("%s is champion again (entry %d), by %s", ref, entry.seq, entry.by)
+        return {"model": str(ref), "entry": entry.seq}
+
+
+class GuardChampionOperator(MlopsOperator):
+    """
+    Roll back if the champion decayed, and the one before it is better on the same rows.
+
+    Skipped while there is no champion. Returns ``status``, ``line`` and ``entry``: ``ok``;
+    ``warn``: it decayed, and going back would not help, or cannot be done; ``broken``: it was
+    rolled back.
+
+    :param snapshot: what ``SnapshotTableOperator`` returned for the rows (templated).
+    :param labels: what ``SnapshotTableOperator`` returned for the labels (templated).
+    :param label_column: column of the labels.
+    :param rules: ``Decay`` of ``policy`` as dicts; one that asks is enough.
+    :param metric: per-row loss of the windows.
+    :param notifiers: told of each rollback. They find ``mlops`` in their context: ``model``,
+        ``line``, ``entry``.
+    """
+
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "labels")
+    operator_extra_links = (ModelVersionLink(),)
+
+    def __init__(
+        self,
+        *,
+        snapshot: Xcom,
+        labels: Xcom,
+        label_column: str,
+        rules: Sequence[Mapping[str, Any]],
+        metric: str = "brier",
+        notifiers: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.labels = labels
+        self.label_column = label_column
+        self.rules = rules
+        self.metric = metric
+        self.notifiers = notifiers
+        self.urls: dict[str, str] = {}
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Look at the windows it served, compare, and decide in the ledger."""
+        from airflow_mlops.core.data.selection import Selection
+        from airflow_mlops.core.deployment.registry import Ask
+        from airflow_mlops.core.retraining.guard import Guard
+        from airflow_mlops.policy import Decay
+
+        registry, observations = self.registry(), self.observations()
+        champion = self.champion_of(registry.ledger.standing(self.model), "to guard")
+        versions = self.snapshot["ref"], self.labels["ref"], self.label_column
+        ask = Ask("guard", task_of(context), "", {"run": run_of(context)})
+        found = Guard(registry, self.datasets(), observations, self.metric).look(
+            Selection(*versions, "", ""),
+            [Decay.from_dict(rule) for rule in self.rules],
+            ask,
+            champion=champion,
+        )
+        self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(champion)}
+        observations.record(self.model, "rollback", f"{champion}:", found.to_dict())
+        self.log.info("%s", found.line)
+        if found.entry is not None:
+            mlops = {"line": f"{self.model}: {found.line}", "entry": found.entry}
+            subject = f"rollback {found.entry}"
+            tell(observations, self.notifiers, context, self.model, subject, mlops)
+            for outlet in self.outlets:
+                context["outlet_events"][outlet].extra = {"entry": found.entry}
+        return found.to_dict()
 
 
 class ScoreBatchOperator(MlopsOperator):
     """
     Score the new rows with the champion; skipped while there is none.
 
+    While a candidate is tried, it scores its share of them by the split of the ledger, or in a
+    shadow all of them, too. A candidate that fails is replaced by the champion.
+
     :param snapshot: what ``SnapshotTableOperator`` returned (templated).
+    :param entity: column of who is assigned in a rollout, such as a customer: all rows of one have
+        one version; ``None``: each row is assigned by its key.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "snapshot")
+    template_fields = (*MlopsOperator.template_fields, "snapshot", "entity")
     operator_extra_links = (ModelVersionLink(),)
 
-    def __init__(self, *, snapshot: Xcom, **kwargs: Any) -> None:
+    def __init__(self, *, snapshot: Xcom, entity: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.snapshot = snapshot
+        self.entity = entity
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Predict, and write one row per key; rows that break the contract go to quarantine."""
-        from airflow_mlops.core.deployment.scoring import score
+        from airflow_mlops.core.deployment.splitting import Batch, score_split
+        from airflow_mlops.core.rollout import Split
 
-        ref = self.champion_of(self.ledger().state(self.model))
+        state = self.ledger().standing(self.model)
+        ref = self.champion_of(state)
         version = DatasetRef.parse(self.snapshot["ref"])
         table, hook = self.datasets().open(version), MlflowHook(self.mlflow_conn_id)
-        done = score(
-            hook.models(),
-            self.observations(),
-            ref,
-            table.between(datetime.fromisoformat(self.snapshot["since"])),
-            dataset=str(version),
-            time=table.time,
-            key=table.key,
-            run=run_of(context),
-        )
+        rows = table.between(datetime.fromisoformat(self.snapshot["since"])).to_arrow()
+        entity = self.entity or table.key
+        batch = Batch(rows, str(version), table.time, table.key, entity, run_of(context))
+        found = score_split(hook.models(), self.observations(), Split.of(state), batch)
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
-        self.processed = done.rows
-        self.log.info("%s: %d new predictions for %d rows", ref, done.written, done.rows)
-        return done.to_dict()
+        for done in filter(None, (found.champion, found.candidate)):
+            self.log.info("%s: %d new of %d rows", done.model, done.written, done.rows)
+        if found.failed:
+            self.log.warning("the candidate failed, %s answered: %s", ref, found.failed)
+        self.processed = rows.num_rows
+        return found.to_dict()
 
 
 class CollectGarbageOperator(MlopsOperator):

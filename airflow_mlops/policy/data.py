@@ -26,6 +26,8 @@ class Table(Word):
     :param stale: the time of the rows is the world's, and the newest of them should not be older
         than this when it is looked at, such as ``"2h"``; older is a finding of the monitor
         ``drift``. None: rows may have a time of their own, and their age is not judged.
+    :param entity: column of who a row belongs to, such as a customer: in a canary or an A/B test
+        all rows of one have one version. None: each row is assigned by its key.
     """
 
     conn_id: str
@@ -38,6 +40,7 @@ class Table(Word):
     columns: tuple[str, ...] | None = None
     adopt: tuple[str, ...] = ()
     stale: str | None = None
+    entity: str | None = None
 
     def __post_init__(self) -> None:
         duration(self.lateness)

@@ -1,4 +1,4 @@
-"""One declaration of policy becomes three Dags; a bad one is an import error that names it."""
+"""One declaration of policy becomes four Dags; a bad one is an import error that names it."""
 
 import ast
 import re
@@ -20,7 +20,8 @@ TASKS = {
     "monitor": "snapshot labels contract dependencies may_serve score drift performance decide "
     "request housekeep system",
     "train": "select features history train evaluate gate submit another_round",
-    "rollout": "smoke approve promote",
+    "rollout": "smoke flips approve promote",
+    "rollback": "rollback",
 }
 
 
@@ -33,7 +34,7 @@ def edges(dag):
 
 
 class TestDags:
-    def test_are_three_with_the_loops_tasks(self, policy):
+    def test_are_four_with_the_loops_tasks(self, policy):
         dags = by_stage(Lifecycle(**policy()))
         assert {s: {t.task_id for t in d.tasks} for s, d in dags.items()} == {
             stage: set(tasks.split()) for stage, tasks in TASKS.items()
@@ -72,8 +73,10 @@ class TestDags:
             "mlops://churn/data": "monitor.snapshot",
             "mlops://churn/request": "monitor.request",
             "mlops://churn/candidate": "train.submit",
-            "mlops://churn/champion": "rollout.promote",
+            "mlops://churn/champion": "rollback.rollback",
         }
+        promote = dags["rollout"].get_task("promote")
+        assert [a.uri for a in promote.outlets] == ["mlops://churn/champion"]
         again = dags["train"].get_task("another_round")
         assert [a.uri for a in again.outlets] == ["mlops://churn/request"]
         started_by = {
@@ -312,7 +315,7 @@ class TestRefused:
         path.write_text(TWINS.format(first="churn", second="fraud"))
         bag = bag_of(path)
         assert bag.import_errors == {}
-        assert len(bag.dags) == 6
+        assert len(bag.dags) == 8
 
     def test_a_file_may_be_parsed_again(self, tmp_path):
         path = tmp_path / "one.py"
@@ -339,17 +342,18 @@ class TestDagFiles:
             return {n for n in names if n.endswith("Operator")}
 
         by_hand = operators(ROOT / "dags" / "example_operators.py")
-        by_hand |= operators(ROOT / "dags" / "example_features.py")
-        assert by_hand - {"RollbackModelOperator"} == operators(
-            ROOT / "airflow_mlops" / "lifecycle" / "dags.py"
-        )
+        for name in ("features", "rollback"):
+            by_hand |= operators(ROOT / "dags" / f"example_{name}.py")
+        made = ROOT / "airflow_mlops" / "lifecycle"
+        assert by_hand == operators(made / "dags.py") | operators(made / "rollout.py")
 
     def test_the_loop_wired_by_hand_has_the_same_shape(self, policy):
         life = by_stage(Lifecycle(**policy()))
-        bag = bag_of(ROOT / "dags" / "example_operators.py")
-        assert bag.import_errors == {}
+        bags = [bag_of(ROOT / "dags" / f"example_{n}.py") for n in ("operators", "rollback")]
+        assert [bag.import_errors for bag in bags] == [{}, {}]
+        dags = bags[0].dags | bags[1].dags
         for stage in TASKS:
-            by_hand = bag.dags[f"example_{stage}"]
+            by_hand = dags[f"example_{stage}"]
             assert {t.task_id: type(t) for t in by_hand.tasks} == {
                 t.task_id: type(t) for t in life[stage].tasks
             }

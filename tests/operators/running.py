@@ -42,7 +42,13 @@ class Run:
         return self.errors[0]
 
 
-def run(dag: Any, *, at: datetime | None = None, answer: Callable[[Any], Any] | None = None) -> Run:
+def run(
+    dag: Any,
+    *,
+    at: datetime | None = None,
+    answer: Callable[[Any], Any] | None = None,
+    conf: dict[str, Any] | None = None,
+) -> Run:
     """
     Run a Dag to its end.
 
@@ -50,6 +56,7 @@ def run(dag: Any, *, at: datetime | None = None, answer: Callable[[Any], Any] | 
         None, as for a run that an asset starts.
     :param answer: given an open Human-in-the-loop request, returns option, form fields and who;
         ``None``: nobody answers, and the scheduler's look comes.
+    :param conf: what a person filled in who triggered it.
     """
     sync(dag)
     errors: list[BaseException] = []
@@ -61,7 +68,7 @@ def run(dag: Any, *, at: datetime | None = None, answer: Callable[[Any], Any] | 
     if answer is not None:
         person.start()
     try:
-        done = dag.test(logical_date=at, run_after=at)
+        done = dag.test(logical_date=at, run_after=at, run_conf=conf)
     finally:
         stop.set()
         if answer is not None:

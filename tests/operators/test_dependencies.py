@@ -81,7 +81,7 @@ class TestLifecycle:
         package("")
         draft = Entry(market.name, "request", "", "ann", "new image", evidence={"params": {}})
         ledger.record(market.name, "r", {"op": "request"}, lambda _: draft)
-        monitor, train, rollout = market.lifecycle().dags
+        monitor, train, rollout, _ = market.lifecycle().dags
         broken = run(monitor)
         assert broken.state == "failed"
         assert "imports 'tinypkg'" in str(broken.error)

@@ -65,7 +65,8 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     weekly = run(dags["example_dependencies"])
     assert weekly.state == "success"
     assert weekly.value("dependencies")["constraints"]["status"] == "ok"
-    rollback = run(dags["example_rollback"])
+    assert run(dags["example_guard"]).value("guard")["status"] == "ok"
+    rollback = run(dags["example_rollback"], conf={"to": None, "reason": "to see"})
     assert "nothing to roll back to: example_electricity@1 had no champion before" in str(
         rollback.error
     )

@@ -39,7 +39,7 @@ def says(choice, note="", params=None, by="ml-lead"):
 def first_champion(market, **policy):
     """Live until the first champion; returns the three Dags and their runs."""
     market.deliver(0, 5, labels=(0, 4))
-    monitor, train, rollout = market.lifecycle(**policy).dags
+    monitor, train, rollout, _ = market.lifecycle(**policy).dags
     runs = [run(monitor), run(train), run(rollout, answer=says("promote", "fine"))]
     assert [r.state for r in runs] == ["success"] * 3
     return (monitor, train, rollout), runs
@@ -208,7 +208,7 @@ def test_a_bad_candidate_is_refused_tried_once_more_and_then_people_are_told(
     market, ledger, model_store
 ):
     market.deliver(0, 5, labels=(0, 4))
-    monitor, train, rollout = market.lifecycle(params={"bad": True}, retries=2).dags
+    monitor, train, rollout, _ = market.lifecycle(params={"bad": True}, retries=2).dags
     assert run(monitor).value("decide")["op"] == "retrain"
     first = run(train)
     assert first.state == "success"
@@ -242,7 +242,7 @@ def test_a_bad_candidate_is_refused_tried_once_more_and_then_people_are_told(
 
 def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger, model_store):
     market.deliver(0, 4, labels=(0, 3))
-    monitor, train, rollout = market.lifecycle().dags
+    monitor, train, rollout, _ = market.lifecycle().dags
     run(monitor), run(train)
     late = run(rollout, answer=says("reject", by=None))
     assert (late.states["promote"], late.tries["promote"]) == ("failed", 1)  # people are told
@@ -289,7 +289,7 @@ def test_a_retrain_with_an_earlier_feature_set_and_data_version(market, ledger, 
     first_champion(market)
     old = model_store.get(ModelRef(market.name, 1))
     changed = FEATURES.replace('rows[["x", "y"]]', 'rows[["y"]]')
-    monitor, train, _ = market.lifecycle(features=f"{market.module(changed)}:build").dags
+    monitor, train, *_ = market.lifecycle(features=f"{market.module(changed)}:build").dags
     market.deliver(5, 6, labels=(4, 5))
     pins = {"features": old.tags["mlops.features"], "data": old.tags["mlops.data"]}
     draft = Entry(market.name, "request", "", "ann", "the old ones", evidence={"pins": pins})
@@ -318,7 +318,7 @@ def test_a_candidate_that_builds_other_features_than_in_training_is_not_approved
 ):
     """Between training and rollout, something changed that no archive holds."""
     market.deliver(0, 5, labels=(0, 4))
-    monitor, train, rollout = market.lifecycle(features=f"{market.module(SHIFTED)}:build").dags
+    monitor, train, rollout, _ = market.lifecycle(features=f"{market.module(SHIFTED)}:build").dags
     run(monitor)
     trained = run(train)
     assert trained.states["submit"] == "success"
@@ -348,7 +348,7 @@ def test_feature_parameters_travel_once_and_an_earlier_set_keeps_its_own(
     _, runs = first_champion(market, features=build, feature_params={"power": 3})
     assert runs[1].value("features")["params"] == {"power": 3}
     old = model_store.get(ModelRef(market.name, 1))
-    monitor, train, _ = market.lifecycle(features=build, feature_params={"power": 5}).dags
+    monitor, train, *_ = market.lifecycle(features=build, feature_params={"power": 5}).dags
     market.deliver(5, 6, labels=(4, 5))
     pins = {"features": old.tags["mlops.features"]}
     for number, pinned in enumerate((pins, {})):
@@ -370,7 +370,7 @@ def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
     market, ledger, observations, model_store
 ):
     market.deliver(0, 5, labels=(0, 4))
-    monitor, train, rollout = market.lifecycle().dags
+    monitor, train, rollout, _ = market.lifecycle().dags
     run(monitor, at=NOON)
     for dag in (monitor, train, train):
         assert run(dag, at=NOON).state == "success"
@@ -404,7 +404,7 @@ def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
 
 def test_a_decision_is_carried_out_by_the_run_that_took_it(market, ledger):
     market.deliver(0, 5, labels=(0, 4))
-    monitor, _, _ = market.lifecycle().dags
+    monitor, *_ = market.lifecycle().dags
     first, again = run(monitor), run(monitor)
     assert first.states["request"] == "success"
     assert again.states["request"] == "skipped"

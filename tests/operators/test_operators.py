@@ -226,7 +226,7 @@ class TestTraining:
         self, market, user_module, model_store
     ):
         market.deliver(0, 3, labels=(0, 2))
-        monitor, _, _ = market.lifecycle(select=_window()).dags
+        monitor, *_ = market.lifecycle(select=_window()).dags
         run(monitor)
         random = (
             "y = np.random.default_rng().permutation(y)\n    return LogisticRegression().fit(X, y)"

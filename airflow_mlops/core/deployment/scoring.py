@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.data.contract import Contract, row_breaks, schema_breaks
-from airflow_mlops.core.data.datasets import Slice
 from airflow_mlops.core.data.selection import check_unique
 from airflow_mlops.core.errors import ContractBrokenError
 from airflow_mlops.core.evaluation.offline import predictions
@@ -43,24 +42,27 @@ def score(
     models: ModelStore,
     observations: Observations,
     model: ModelRef,
-    rows: Slice,
+    table: pa.Table,
     *,
     dataset: str,
     time: str,
     key: str,
     run: str,
+    shadow: bool = False,
 ) -> Scored:
     """
     Score rows with one model version, exactly once per row.
 
-    :param rows: the rows of a dataset version.
+    :param table: rows of a dataset version.
     :param dataset: name of that version.
+    :param time: column of their time.
+    :param key: column that names a row.
     :param run: Dag run that scores.
+    :param shadow: whether another version's predictions of these rows are those that count.
     :raises ContractBrokenError: if a column the model needs is missing or of another type.
     :raises RejectedError: if a key repeats: a row has one prediction.
     :raises ModelChangedError: if the model's files are not those that were evaluated.
     """
-    table = rows.to_arrow()
     check_unique(table[key], key, dataset)
     with models.opened(model) as loaded:
         contract = Contract.from_dict(loaded.about["contract"])
@@ -80,7 +82,7 @@ def score(
             "prediction": pa.array(predicted, pa.float64()),
         }
     )
-    written = observations.write_predictions(model, out, dataset=dataset, run=run)
+    written = observations.write_predictions(model, out, dataset=dataset, run=run, shadow=shadow)
     reason = "; ".join(map(str, breaks))
     bad = _quarantined(table.filter(pa.compute.invert(good)), time, key, reason)
     observations.quarantine(model.name, dataset, bad, run=run)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
 from airflow_mlops.core.evaluation.offline import predictions, usable_rows
 from airflow_mlops.core.evaluation.parts import find_parts
 from airflow_mlops.core.refs import ModelRef
@@ -124,7 +124,7 @@ class Flips:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Answered:
     """
     What two models say to the same rows.
 
@@ -174,8 +174,20 @@ class Answers:
             )
             raise ConfigurationError(msg)
 
+    @property
+    def truth(self) -> Floats:
+        """
+        What came true.
 
-def find_flips(answers: Answers, *, candidate: str, champion: str, seed: int = 0) -> Flips:
+        :raises NotEnoughDataError: if it is not known.
+        """
+        if self.labels is None:
+            msg = f"no labels for {self.rows.num_rows} rows: nothing says who is right"
+            raise NotEnoughDataError(msg)
+        return self.labels
+
+
+def find_flips(answers: Answered, *, candidate: str, champion: str, seed: int = 0) -> Flips:
     """
     Compare two models decision by decision.
 
@@ -215,7 +227,7 @@ def _decided(answer: Floats, kind: Kind) -> Floats:
     return np.asarray(answer >= THRESHOLD, np.float64) if kind == "class" else answer
 
 
-def _size(answers: Answers) -> float:
+def _size(answers: Answered) -> float:
     if answers.labels is not None:
         return float(np.median(np.abs(answers.champion - answers.labels)))
     return float(answers.champion.std()) / 10
@@ -245,7 +257,7 @@ def _segment(
     return Segment(where, rows, flips, int((better[both] > 0).sum()), int((better[both] < 0).sum()))
 
 
-def _cases(answers: Answers, flipped: NDArray[np.bool_], better: Floats | None) -> Iterator[Case]:
+def _cases(answers: Answered, flipped: NDArray[np.bool_], better: Floats | None) -> Iterator[Case]:
     """Yield the rows that move most; with labels, as many to the worse as to the better."""
     moved = np.abs(answers.candidate - answers.champion)
     moved = moved.max(axis=1) if moved.ndim > 1 else moved

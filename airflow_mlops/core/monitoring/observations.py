@@ -130,13 +130,22 @@ class Observations:
             ).fetchone()
         return Observation(row[0], row[1], row[2], row[3].isoformat()) if row else None
 
-    def write_predictions(self, model: ModelRef, rows: pa.Table, *, dataset: str, run: str) -> int:
+    def write_predictions(
+        self,
+        model: ModelRef,
+        rows: pa.Table,
+        *,
+        dataset: str,
+        run: str,
+        shadow: bool = False,
+    ) -> int:
         """
         Store predictions, one per model version and key; those that are there stay as they are.
 
         :param rows: columns ``key``, ``observed_at`` and ``prediction``.
         :param dataset: dataset version that was scored.
         :param run: Dag run that scored it.
+        :param shadow: whether another version's prediction of these rows is the one that counts.
         :return: number of new predictions.
         """
         columns = ("key", "observed_at", "prediction")
@@ -148,10 +157,10 @@ class Observations:
             copy_rows(connection, "copy scored from stdin (format csv)", rows.select(columns))
             done = connection.execute(
                 "insert into mlops.predictions "
-                "(model, version, key, observed_at, prediction, dataset, run) "
-                "select %s, %s, key, observed_at, prediction, %s, %s from scored "
+                "(model, version, key, observed_at, prediction, dataset, run, shadow) "
+                "select %s, %s, key, observed_at, prediction, %s, %s, %s from scored "
                 "on conflict (model, version, key) do nothing",
-                (model.name, model.version, dataset, run),
+                (model.name, model.version, dataset, run, shadow),
             )
             return done.rowcount
 
@@ -189,11 +198,10 @@ class Observations:
         return Served(int(number), *(t.isoformat() if t else "" for t in span))
 
     def served(self, model: str) -> tuple[tuple[str, int, float], ...]:
-        """Return key, version and value of every prediction; of several of a key, the first."""
+        """Return key, version and value of what was served: one for each key."""
         with self.connected() as connection:
             rows = connection.execute(
-                "select distinct on (key) key, version, prediction from mlops.predictions "
-                "where model = %s order by key, scored_at, version",
+                "select key, version, prediction from mlops.served where model = %s order by key",
                 (model,),
             ).fetchall()
         return tuple((str(key), int(version), float(p)) for key, version, p in rows)

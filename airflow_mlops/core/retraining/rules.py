@@ -6,12 +6,12 @@ what it says is put on record either way, so that a *no* can be read as well as 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from airflow_mlops.core.metrics import standard_error
-from airflow_mlops.core.monitoring.served import p_more
+from airflow_mlops.core.monitoring.served import ServedWindow, p_more
 from airflow_mlops.core.retraining.evidence import Burden, Evidence, moment
 from airflow_mlops.policy import (
     Decay,
@@ -156,16 +156,27 @@ def _drift(word: Drift, e: Evidence, weighed: Weighed) -> Finding:
 def _decay(word: Decay, e: Evidence, _: Weighed) -> Finding:
     if e.champion is None or not e.windows:
         return Finding("decay", False, "no labelled window yet to measure decay on", "better")
-    base, (n, m) = e.champion.base_loss, word.counts
-    limit = base * (1 + word.drop)
-    last = e.windows[-m:]
+    asks, text = decayed(word, e.windows, e.champion.base_loss)
+    return Finding("decay", asks, text, "better")
+
+
+def decayed(word: Decay, windows: Sequence[ServedWindow], base: float) -> tuple[bool, str]:
+    """
+    Say whether a champion has decayed, and why, with the numbers.
+
+    :param windows: labelled windows that it served, oldest first.
+    :param base: its mean loss in its own backtest.
+    """
+    if not windows:
+        return False, "no labelled window yet to measure decay on"
+    (n, m), limit = word.counts, base * (1 + word.drop)
+    last = windows[-m:]
     worse = [w for w in last if p_more(w.losses, limit) <= word.alpha]
     text = (
-        f"{e.windows[-1].metric} {e.windows[-1].loss:.4f} against {base:.4f} in its backtest, "
-        f"surely worse by {word.drop:.0%} in {len(worse)} of {len(last)} windows "
-        f"(asks from {word.sustained} on)"
+        f"{last[-1].metric} {last[-1].loss:.4f} against {base:.4f} in its backtest, surely worse "
+        f"by {word.drop:.0%} in {len(worse)} of {len(last)} windows (asks from {word.sustained} on)"
     )
-    return Finding("decay", len(worse) >= n, text, "better")
+    return len(worse) >= n, text
 
 
 def _schema(word: SchemaChange, e: Evidence, _: Weighed) -> Finding:

@@ -49,6 +49,7 @@ class Split:
     :param salt: seed of the hash, 64 bits unsigned; each candidate has another.
     :param threshold: share of the candidate times 2 ** 64.
     :param shadow: whether the candidate answers every request, too, and nobody is served it.
+    :param since: when the stage began by the clock of the data, ISO 8601.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Split:
     salt: int = 0
     threshold: int = 0
     shadow: bool = False
+    since: str = ""
 
     @classmethod
     def of(cls, state: "State") -> Self:
@@ -75,7 +77,7 @@ class Split:
             return cls(model, state.champion)
         threshold = round(share_of(begun.stage) * 100) * 2**64 // STEPS
         shadow = isinstance(begun.stage, Shadow)
-        found = (begun.candidate, begun.experiment, begun.salt, threshold, shadow)
+        found = (begun.candidate, begun.experiment, begun.salt, threshold, shadow, begun.since)
         return cls(model, begun.champion, *found)
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,6 +33,14 @@ select arm, count(*), count(*) filter (where failed), count(latency_ms),
 from mlops.exposures where model = %s and experiment = %s group by arm
 """
 
+_PENDING = """
+select e.key, p.prediction from mlops.exposures e join mlops.predictions p
+  on p.model = e.model and p.version = e.version and p.key = e.key
+left join mlops.outcomes o
+  on o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s
+where e.model = %s and e.experiment = %s and o.key is null order by e.key
+"""
+
 # A unit is an entity: the mean of its outcomes counts once, however many requests it made.
 _UNITS = """
 select arm, crossed, count(*), count(mean), avg(mean), var_samp(mean) from (
@@ -103,6 +111,20 @@ class Exposures:
             connection.execute(create)
             copy_rows(connection, "copy arrived from stdin (format csv)", rows)
             return connection.execute(insert, values).rowcount
+
+    def pending(self, begun: Begun) -> pa.Table:
+        """
+        Return the predictions that were served, and whose outcome is not known yet.
+
+        :param begun: the stage, as it is on record.
+        :return: columns ``key`` and ``prediction``.
+        """
+        with self.observations.connected() as connection:
+            rows = connection.execute(_PENDING, (begun.metric, begun.model, begun.experiment))
+            found = rows.fetchall()
+        keys, predicted = zip(*found, strict=True) if found else ((), ())
+        kinds = pa.schema([("key", pa.string()), ("prediction", pa.float64())])
+        return pa.table([pa.array(keys), pa.array(predicted)], schema=kinds)
 
     def arms(self, begun: Begun) -> Arms:
         """

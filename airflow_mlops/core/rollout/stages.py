@@ -100,7 +100,7 @@ class Begun:
         begun = _read(last) if last else None
         if last is None or begun is None or state.epoch > last.seq:
             return None
-        over = any(_ends(entry, begun) for entry in state.entries[last.seq :])
+        over = any(_ends(entry, begun) for entry in state.since(last.seq))
         return None if over else begun
 
 
@@ -148,7 +148,8 @@ def begin(ledger: "Ledger", begun: Begun, *, key: str, by: str) -> Begun:
             begun.model, "stage", "", by, reason, begun.candidate, state.epoch, evidence=evidence
         )
 
-    entry, _ = ledger.record(begun.model, key, begun.to_dict(), build)
+    ask = {name: value for name, value in begun.to_dict().items() if name != "since"}
+    entry, _ = ledger.record(begun.model, key, ask, build)
     found = _read(entry)
     if found is None:
         msg = f"key {key!r} of {begun.model} belongs to the end of a stage (entry {entry.seq})"
@@ -199,7 +200,7 @@ def next_stage(plan: Sequence[Stage], state: "State", candidate: int) -> Stage |
     :return: nothing, if one of its stages runs or was stopped.
     """
     proposed = max((e.seq for e in state.entries if _is(e, "propose", candidate)), default=0)
-    ended = [e.evidence["status"] for e in state.entries[proposed:] if _is(e, "stage", candidate)]
+    ended = [e.evidence["status"] for e in state.since(proposed) if _is(e, "stage", candidate)]
     passed = ended.count("passed")
     if "stopped" in ended or Begun.of(state) is not None or passed >= len(plan):
         return None

@@ -47,7 +47,7 @@ def scored(model_store, observations, dataset_store, trained, model, append, lab
             model_store,
             observations,
             trained,
-            table.between(since),
+            table.between(since).to_arrow(),
             dataset=commit.ref,
             time="at",
             key="id",
@@ -87,7 +87,7 @@ def test_a_column_of_another_type_stops_scoring_and_is_named(
     table = dataset_store.open(DatasetRef.parse(commit.ref))
     asked = {"dataset": commit.ref, "time": "at", "key": "id", "run": "r"}
     with pytest.raises(ContractBrokenError, match=r"'x' missing.*'y' retyped.*number.*string"):
-        score(model_store, observations, trained, table.between(), **asked)
+        score(model_store, observations, trained, table.between().to_arrow(), **asked)
     assert observations.served(model) == ()
 
 
@@ -157,7 +157,7 @@ def test_a_key_that_repeats_among_the_rows_is_refused_and_nothing_is_written(
     table = dataset_store.open(DatasetRef.parse(commit.ref))
     asked = {"dataset": commit.ref, "time": "at", "key": "id", "run": "r"}
     with pytest.raises(RejectedError, match=f"168 values of key 'id' repeat in {commit.ref}"):
-        score(model_store, observations, trained, table.between(), **asked)
+        score(model_store, observations, trained, table.between().to_arrow(), **asked)
     assert observations.served(model) == ()
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.evaluation.flips import CASES, Answers, Flips, find_flips
+from airflow_mlops.core.evaluation.flips import CASES, Answered, Flips, find_flips
 from airflow_mlops.core.evaluation.parts import find_parts
 from airflow_mlops.core.reports.flips import flips_page, flips_text
 
@@ -40,7 +40,7 @@ def answers(rng):
     moved = np.asarray(rows["day"]) == "tue"
     moved &= np.asarray(rows["x"]) > 0.5
     said = np.where(moved, 1 - right, right)
-    return Answers("class", rows, right, said, labels, "id", "at"), moved
+    return Answered("class", rows, right, said, labels, "id", "at"), moved
 
 
 def find(answers):
@@ -77,7 +77,7 @@ def test_the_report_round_trips_through_json(answers):
 
 def test_the_same_answers_flip_nothing(answers):
     given = answers[0]
-    same = Answers("class", given.rows, given.champion, given.champion, given.labels, "id", "at")
+    same = Answered("class", given.rows, given.champion, given.champion, given.labels, "id", "at")
     found = find(same)
     assert (found.total.flips, found.segments, found.cases, found.changes) == (0, (), (), ())
     assert "0 of 4,000 decisions change (0.0%)" in found.line
@@ -86,7 +86,7 @@ def test_the_same_answers_flip_nothing(answers):
 def test_flips_without_a_pattern_have_no_segment(rng):
     n = 4_000
     p = rng.random(n)
-    found = find(Answers("class", table(n, rng), p, rng.permutation(p), None, "id", "at"))
+    found = find(Answered("class", table(n, rng), p, rng.permutation(p), None, "id", "at"))
     assert found.total.flips > n / 3
     assert found.segments == ()
     assert found.total.gained is None
@@ -97,7 +97,7 @@ def test_missing_values_can_be_the_pattern(rng):
     hole = rng.random(n) < 0.2
     rows = table(n, rng, z=np.where(hole, np.nan, rng.normal(size=n)))
     p = rng.random(n)
-    (part,) = find(Answers("class", rows, p, np.where(hole, 1 - p, p), None, "id", "at")).segments
+    (part,) = find(Answered("class", rows, p, np.where(hole, 1 - p, p), None, "id", "at")).segments
     assert (part.where, part.rows, part.flips) == ("z is missing", hole.sum(), hole.sum())
 
 
@@ -106,7 +106,7 @@ def test_twenty_cases_the_worst_and_the_best(rng):
     labels = np.ones(n)
     before, after = rng.random(n), rng.random(n)
     rows = table(n, rng)
-    found = find(Answers("class", rows, before, after, labels, "id", "at"))
+    found = find(Answered("class", rows, before, after, labels, "id", "at"))
     assert len(found.cases) == CASES
     worse = [c for c in found.cases if c.candidate < 0.5 <= c.champion]
     assert len(worse) == CASES // 2
@@ -123,12 +123,12 @@ def test_an_answer_of_a_number_flips_if_it_moves_by_more_than_the_usual_error(rn
     labels = rng.normal(size=n) * 10
     before = labels + rng.normal(size=n)
     after = before + np.where(np.arange(n) < 100, 5.0, 0.1)
-    found = find(Answers("number", table(n, rng), before, after, labels, "id", "at"))
+    found = find(Answered("number", table(n, rng), before, after, labels, "id", "at"))
     assert found.size == pytest.approx(np.median(np.abs(before - labels)))
     assert found.total.flips == 100
     assert found.changes == ()
     assert "answers move by > " in found.line
-    bare = find(Answers("number", table(n, rng), before, after, None, "id", "at"))
+    bare = find(Answered("number", table(n, rng), before, after, None, "id", "at"))
     assert bare.size == pytest.approx(before.std() / 10)
 
 
@@ -138,14 +138,14 @@ def test_of_several_classes_the_most_likely_one_counts(rng):
     before = np.eye(3)[labels.astype(int)] * 0.6 + 0.1
     after = before.copy()
     after[:50] = np.roll(before[:50], 1, axis=1)
-    found = find(Answers("class", table(n, rng), before, after, labels, "id", "at"))
+    found = find(Answered("class", table(n, rng), before, after, labels, "id", "at"))
     assert (found.total.flips, found.total.lost, found.total.gained) == (50, 50, 0)
     assert {(b - a) % 3 for a, b, _ in found.changes} == {1}
 
 
 def test_answers_about_other_rows_are_refused(rng):
     with pytest.raises(ConfigurationError, match=r"\(3,\) and \(2,\) for 3 rows"):
-        Answers("class", table(3, rng), np.zeros(3), np.zeros(2), None, "id", "at")
+        Answered("class", table(3, rng), np.zeros(3), np.zeros(2), None, "id", "at")
 
 
 @pytest.mark.parametrize("n", [0, 1, 59])
@@ -163,7 +163,7 @@ def test_what_a_row_holds_is_only_text(rng):
     rows = table(n, rng, **names)
     p = rng.random(n)
     moved = np.where(np.arange(n) < 200, 1 - p, p)
-    found = find(Answers("class", rows, p, moved, None, "id", "at"))
+    found = find(Answered("class", rows, p, moved, None, "id", "at"))
     page, text = flips_page(found), flips_text(found, "http://mlflow/x")
     assert "kind = </td><script>" in found.segments[0].where
     assert "<script>alert" not in page

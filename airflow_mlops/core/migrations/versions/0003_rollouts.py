@@ -16,12 +16,19 @@ alter table mlops.decisions
   add column digest text generated always as (body::jsonb #>> '{evidence,digest}') stored;
 create index decisions_moves on mlops.decisions (model, seq) where op in (
   'propose', 'refuse', 'reject', 'promote', 'rollback', 'adopt', 'stage', 'vote');
-alter table mlops.predictions add column scores double precision[];
+alter table mlops.predictions
+  add column scores double precision[],
+  add column shadow boolean not null default false;
+create view mlops.served as
+  select distinct on (model, key) * from mlops.predictions where not shadow
+  order by model, key, scored_at, version;
+alter view mlops.served owner to mlops_owner;
+grant select on mlops.served to mlops_writer, mlops_reader;
 """
 
 
 def upgrade() -> None:
-    """Allow the three operations, and room for one probability per class."""
+    """Allow the three operations; a prediction may be one of several, and need not count."""
     op.execute(OPERATIONS)
 
 

@@ -1,0 +1,140 @@
+"""A candidate's turn in one stage of its rollout: begun once, looked at often, ended once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
+from airflow_mlops.core.entries import Entry
+from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError
+from airflow_mlops.core.metrics import loss_function
+from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.rollout.exposures import Exposures
+from airflow_mlops.core.rollout.looks import Look
+from airflow_mlops.core.rollout.stages import Begun, begin, end
+from airflow_mlops.core.training.models import BASE_LOSS
+from airflow_mlops.policy import AB, Canary, Shadow
+
+Labels = Callable[[Begun], pa.Table]
+"""Given a stage, the labels known since it began: columns ``key`` (text) and ``label``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """
+    One stage of one candidate.
+
+    :param proposal: entry that submitted the candidate.
+    :param stage: the word of the policy.
+    :param place: its number in the plan, from 0.
+    :param metric: per-row loss, if the stage names no metric of its own.
+    :param by: the task that asks.
+    :param baseline: mean of the metric of the champion before; ``None``: loss of its backtest.
+    :param lateness: seconds by which outcomes may come after their exposure.
+    """
+
+    proposal: Entry
+    stage: Shadow | Canary | AB
+    place: int
+    metric: str
+    by: str
+    baseline: float | None = None
+    lateness: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Idempotency key of its beginning."""
+        return f"stage:{self.proposal.seq}:{self.place}"
+
+    @property
+    def ref(self) -> ModelRef:
+        """The candidate."""
+        return ModelRef(self.proposal.model, self.proposal.version or 0)
+
+
+def advance(
+    registry: ModelRegistry, exposures: Exposures, turn: Turn, *, now: datetime, labels: Labels
+) -> Look:
+    """
+    Begin a stage if it has not begun, look at it, and put its end on record when it is over.
+
+    Asked again after the end, it gives the same answer; a candidate that was stopped is refused.
+
+    :param now: time by the clock of the data.
+    :param labels: reads the labels known since a stage began.
+    :raises ConcurrentPromotionError: if the champion is another one meanwhile, or another stage
+        runs.
+    :raises ConfigurationError: if there is no champion to compare with.
+    """
+    ledger, key = registry.ledger, f"{turn.key}:end"
+    ended = ledger.standing(turn.ref.name, key).of(key)
+    if ended is None:
+        begun = _begun(registry, turn, now)
+        look = _looked_at(exposures, begun, now, labels(begun))
+        if look.status == "running":
+            return look
+        ended = end(ledger, begun, look, key=key, by=turn.by)
+    look = Look.from_dict(ended.evidence["look"])
+    if look.status != "passed":
+        evidence = {"proposal": turn.proposal.seq, "stage": turn.stage.to_dict()}
+        registry.refuse(turn.ref, Ask(f"{turn.key}:refuse", turn.by, ended.reason, evidence))
+    return look
+
+
+def _begun(registry: ModelRegistry, turn: Turn, now: datetime) -> Begun:
+    """Return the stage as it is on record; it begins if it has not begun."""
+    state = registry.ledger.standing(turn.ref.name, turn.key)
+    running, before = Begun.of(state), state.of(turn.key)
+    if running is not None and before is not None:
+        return running
+    if before is not None:
+        name = type(turn.stage).__name__
+        msg = f"{name} of {turn.ref} began by entry {before.seq}, and something else ended it"
+        raise ConcurrentPromotionError(msg)
+    if state.champion is None:
+        name = type(turn.stage).__name__
+        msg = (
+            f"{name} of {turn.ref}: {turn.ref.name} has no champion to compare with; the first "
+            "model goes to everybody: promote it, and roll out the next one in stages"
+        )
+        raise ConfigurationError(msg)
+    metric, champion = turn.stage.metric or turn.metric, ModelRef(turn.ref.name, state.champion)
+    begun = Begun(
+        turn.ref.name,
+        turn.stage,
+        champion.version,
+        turn.ref.version,
+        now.isoformat(),
+        metric,
+        _baseline(registry, turn, champion, metric),
+        turn.lateness,
+    )
+    return begin(registry.ledger, begun, key=turn.key, by=turn.by)
+
+
+def _baseline(registry: ModelRegistry, turn: Turn, champion: ModelRef, metric: str) -> float:
+    if turn.baseline is not None:
+        return turn.baseline
+    if metric != turn.metric:
+        msg = (
+            f"{type(turn.stage).__name__} of {turn.ref} compares {metric!r}: say what it is on "
+            "average now, baseline=...; its smallest effect worth seeing is a share of that"
+        )
+        raise ConfigurationError(msg)
+    return float(registry.models.get(champion).fact(BASE_LOSS))
+
+
+def _looked_at(exposures: Exposures, begun: Begun, now: datetime, labels: pa.Table) -> Look:
+    if isinstance(begun.stage, Shadow):
+        return exposures.look_at_shadow(begun, labels, now=now)
+    pending = exposures.pending(begun) if labels.num_rows else labels
+    if pending.num_rows:
+        known = pending.join(labels, "key", join_type="inner")
+        y, p = (known[name].cast(pa.float64()).to_numpy() for name in ("label", "prediction"))
+        value = pa.array(loss_function(begun.metric)(y, p))
+        found = pa.table({"key": known["key"], "value": value})
+        exposures.write_outcomes(begun, begun.metric, found.filter(pc.is_finite(found["value"])))
+    return exposures.look(begun, now=now)
