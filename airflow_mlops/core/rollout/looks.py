@@ -229,18 +229,20 @@ def _missing(found: _Evidence) -> str:
 
 def _goes_on(found: _Evidence) -> Look:
     """Say what is known by now, and how long it takes."""
-    begun, compared, missing = found.begun, found.compared, _missing(found)
+    begun, missing = found.begun, _missing(found)
+    said = [missing, _compared(found)]
     left: float | None = (begun.end - found.now).total_seconds()
     if isinstance(begun.stage, AB):
-        rest = (left or 0.0) + begun.lateness
-        wait = 0.0
-        if compared is not None:
-            wait = seconds_left(begun, found.arms, compared, found.elapsed)
+        rest, wait = (left or 0.0) + begun.lateness, 0.0
+        if found.compared is not None:
+            wait = seconds_left(begun, found.arms, found.compared, found.elapsed)
+        if wait > rest:
+            text = "at this rate the smallest effect worth seeing takes"
+            said.append(f"{text} {in_words(wait)} more, {in_words(rest)} are left")
         left = min(wait or rest, rest)  # 0: the planned effect would have been seen by now
     elif missing:
         left = None
-    reasons = (missing, _compared(found)) if missing else (_compared(found),)
-    return found.says("running", "continue", *reasons, left=left)
+    return found.says("running", "continue", *filter(None, said), left=left)
 
 
 def _compared(found: _Evidence) -> str:

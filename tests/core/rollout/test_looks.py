@@ -202,7 +202,7 @@ def test_the_interval_is_the_one_computed_by_hand():
 
 
 def test_time_left_is_what_the_rate_so_far_gives():
-    rare = arms(arm(1_200, sd=0.4), arm(1_200, sd=0.4))
+    rare = arms(arm(1_200, sd=0.3), arm(1_200, sd=0.3))
     found = look(begun(), rare)
     wanted = planned_information(0.02, 0.05) / found.difference.information
     assert wanted > 1
