@@ -1,7 +1,7 @@
 """Who met which version, and what came of it: two tables of PostgreSQL."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,12 @@ select arm, crossed, count(*), count(mean), avg(mean), var_samp(mean) from (
     on o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s
   where e.model = %s and e.experiment = %s group by e.entity) as units
 group by arm, crossed
+"""
+
+_UNSETTLED = """
+select key, p.prediction from mlops.exposures e join mlops.predictions p using (model, version, key)
+where model = %s and e.experiment = %s and not exists (select from mlops.outcomes o
+  where o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s)
 """
 
 
@@ -101,6 +107,22 @@ class Exposures:
             "on conflict (model, experiment, key, metric) do nothing",
             (begun.model, begun.experiment, metric),
         )
+
+    def settle(self, begun: Begun, labels: pa.Table) -> int:
+        """
+        Store the losses of exposed rows whose labels are known: their outcomes, of a batch.
+
+        :param begun: the stage, as it is on record; its metric is a per-row loss.
+        :param labels: columns ``key`` (text, as exposures and predictions have it) and ``label``.
+        :return: number of new outcomes.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(_UNSETTLED, (begun.model, begun.experiment, begun.metric))
+            predicted = _table(rows.fetchall(), {"key": pa.string(), "p": pa.float64()})
+        found = predicted.join(_finite(labels), "key", join_type="inner")
+        loss = loss_function(begun.metric)(found["label"].to_numpy(), found["p"].to_numpy())
+        rows = pa.table({"key": found["key"], "value": loss})
+        return self.write_outcomes(begun, begun.metric, rows)
 
     def _insert(self, create: str, rows: pa.Table, insert: str, values: tuple[Any, ...]) -> int:
         with self.observations.connected() as connection, connection.transaction():
@@ -178,18 +200,24 @@ class Exposures:
                 "and b.version = %s and a.observed_at >= %s",
                 (begun.model, begun.champion, begun.candidate, begun.since),
             ).fetchall()
-        kinds = (pa.string(), pa.timestamp("us", "UTC"), pa.float64(), pa.float64())
-        columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
-        predicted = pa.table(
-            [pa.array(part, kind) for part, kind in zip(columns, kinds, strict=True)],
-            names=["key", "at", "a", "b"],
-        )
-        known = labels.select(["key", "label"])
-        known = known.set_column(1, "label", known["label"].cast(pa.float64()))
-        known = known.filter(pc.is_finite(known["label"]))  # null is not finite either
-        return predicted.join(known, "key", join_type="inner").sort_by(
+        kinds = {"key": pa.string(), "at": pa.timestamp("us", "UTC")}
+        predicted = _table(rows, {**kinds, "a": pa.float64(), "b": pa.float64()})
+        return predicted.join(_finite(labels), "key", join_type="inner").sort_by(
             [("at", "ascending"), ("key", "ascending")]
         )
+
+
+def _table(rows: Sequence[Sequence[Any]], kinds: Mapping[str, Any]) -> pa.Table:
+    """Make a table of what the database answered."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
+    arrays = [pa.array(part, kind) for part, kind in zip(columns, kinds.values(), strict=True)]
+    return pa.table(arrays, names=list(kinds))
+
+
+def _finite(labels: pa.Table) -> pa.Table:
+    """Return the labels that are known, as numbers."""
+    known = pa.table({"key": labels["key"], "label": labels["label"].cast(pa.float64())})
+    return known.filter(pc.is_finite(known["label"]))  # null is not finite either
 
 
 def _arm(units: Sequence[Any] | None, requests: Sequence[Any]) -> Arm:

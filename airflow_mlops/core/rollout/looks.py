@@ -114,7 +114,8 @@ class _Evidence:
 
     @property
     def elapsed(self) -> float:
-        return (self.now - datetime.fromisoformat(self.begun.since)).total_seconds()
+        since = datetime.fromisoformat(self.begun.since)
+        return max(0.0, (self.now - since).total_seconds())
 
     def says(
         self, status: Status, answer: Answer, *reasons: str, left: float | None = None

@@ -225,6 +225,26 @@ def test_100_000_rows_are_written_in_seconds_and_looked_at_in_less(exposures, be
     assert read - written < 5
 
 
+def test_the_losses_of_a_batch_are_settled_as_its_labels_come(
+    exposures, observations, begun, split
+):
+    exposures.write(split, shown(ROWS))
+    for version, p in ((1, 0.2), (2, 0.6)):
+        rows = shown(ROWS).select(["key"]).append_column("prediction", pa.array([p] * 6))
+        rows = rows.append_column("observed_at", shown(ROWS)["exposed_at"])
+        ref = ModelRef(begun.model, version)
+        observations.write_predictions(ref, rows, dataset="d@1", run="r")
+    first = pa.table({"key": ["r1", "r4", "r5", "none"], "label": [1, 1, None, 1]})
+    assert exposures.settle(begun, first) == 2
+    later = pa.table({"key": ["r1", "r5", "r6"], "label": [0, 0, 1]})  # a label that was corrected
+    assert exposures.settle(begun, later) == 2
+    assert exposures.settle(begun, later) == 0
+    found = exposures.arms(begun)
+    assert found.champion.mean == pytest.approx(0.8**2)  # ann, by the champion's prediction
+    assert found.candidate.mean == pytest.approx((0.4**2 + (0.6**2 + 0.4**2) / 2) / 2)
+    assert (found.champion.waiting, found.candidate.waiting) == (1, 0)
+
+
 def test_a_shadow_is_looked_at_by_predictions_and_labels(exposures, observations, ledger, model):
     begun = started(ledger, model, Shadow("4d"))
     rng, n = np.random.default_rng(1), 400
