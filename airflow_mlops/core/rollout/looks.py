@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
+from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.rollout.arms import (
     COMPARED,
     Arm,
@@ -83,7 +84,11 @@ def look(begun: Begun, arms: Arms, *, now: datetime | None = None) -> Look:
     :param begun: the stage, as it is on record.
     :param arms: what its arms have shown so far.
     :param now: time by the clock of the data; none: that of the newest exposure.
+    :raises ConfigurationError: if the stage is a shadow, which has pairs instead of arms.
     """
+    if not isinstance(begun.stage, Canary | AB):
+        msg = f"{begun.experiment} is a {type(begun.stage).__name__}: look_at_pairs looks at it"
+        raise ConfigurationError(msg)
     moment = now or datetime.fromisoformat(arms.until or begun.since)
     found = _Evidence(begun, arms, moment)
     for question in (_not_as_planned, _not_answering, _harmed, _proven, _over):

@@ -257,6 +257,16 @@ def test_before_anything_came_it_goes_on():
         assert (found.status, found.warnings) == ("running", ())
 
 
+def test_a_shadow_has_no_arms_to_look_at():
+    with pytest.raises(ConfigurationError, match="m@2/5 is a Shadow: look_at_pairs looks at it"):
+        look(begun(Shadow()), arms())
+
+
+def test_a_clock_that_is_behind_the_beginning_changes_nothing():
+    found = look(begun(), arms(), now=SINCE - timedelta(hours=1))
+    assert (found.status, found.left) == ("running", 14 * 86_400 + 3_600)
+
+
 def test_looks_are_fast():
     start = time.process_time()
     for _ in range(200):
