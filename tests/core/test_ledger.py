@@ -4,6 +4,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -413,7 +414,9 @@ def test_migrating_again_changes_nothing(services, ledger, model):
 
 @services
 def test_a_database_that_was_never_migrated_says_what_is_newest(services):
-    assert migrations.pending(services.dsn("warehouse")) == ("none", "0003")
+    versions = Path(migrations.__file__).parent / "versions"
+    newest = max(path.name.partition("_")[0] for path in versions.glob("0*.py"))
+    assert migrations.pending(services.dsn("warehouse")) == ("none", newest)
 
 
 def test_a_migration_of_a_server_that_is_down_is_unavailable():

@@ -6,18 +6,22 @@ from datetime import timedelta
 import pytest
 
 from airflow_mlops.policy import (
+    AB,
     Approval,
     Arrival,
     AtLeast,
     AtMost,
     Better,
+    Canary,
     Contract,
     Decay,
     Dependencies,
     DependencyChange,
     Drift,
+    Full,
     Gate,
     Growth,
+    Guarded,
     Health,
     Loads,
     MaxAge,
@@ -29,7 +33,9 @@ from airflow_mlops.policy import (
     Retrain,
     Schedule,
     SchemaChange,
+    Shadow,
     Sql,
+    Stage,
     Table,
     Trigger,
     Window,
@@ -65,6 +71,10 @@ WORDS = (
     Dependencies("warn", "/opt/constraints.txt"),
     Retrain((Probe(), OnRequest()), "2d", "1 per 7d"),
     Health(2_000.0, 100.0, "30m", 5.0, "1h", 2.0, 4.0, "warn"),
+    Shadow("2d", metric="brier", alpha=0.01, p95_ms=50.0, failures=0.02, least=200),
+    Canary(5.25, "3h", "more", 0.2, 50, metric="conversion"),
+    AB(40.0, "7d", "more", 0.01, "promote", metric="conversion", least=5_000),
+    Full(),
 )
 
 
@@ -74,7 +84,7 @@ def test_a_word_round_trips_through_json(word):
 
 
 def test_every_word_is_tested_here():
-    concrete = {w for w in Word.known.values() if w not in (Trigger, Gate)}
+    concrete = {w for w in Word.known.values() if w not in (Trigger, Gate, Stage, Guarded)}
     assert concrete == {type(w) for w in WORDS}
 
 
@@ -135,6 +145,24 @@ def test_every_word_is_tested_here():
         (lambda: Health(factor=1.0), "Health factor.*1.1"),
         (lambda: Health(silent=0.5), "Health silent.*0.5"),
         (lambda: Health(fail_on="always"), "'always'; known: 'error', 'warn', 'never'"),
+        (lambda: Canary(percent=0), "Canary percent must lie between 0.01 and 99.99, not 0"),
+        (lambda: Canary(percent=100), "not 100"),
+        (lambda: AB(percent=-1), "AB percent.*-1"),
+        (lambda: AB(percent=33.333), "steps of 0.01"),
+        (lambda: Canary(hold="0s"), "Canary hold is '0s'"),
+        (lambda: Shadow("soon"), "soon"),
+        (lambda: Shadow(metric="conversion"), "'conversion'; it needs a per-row loss"),
+        (lambda: Shadow(alpha=0.3), "Shadow alpha.*0.3"),
+        (lambda: Canary(failures=0), "Canary failures.*not 0"),
+        (lambda: Canary(p95_ms=0), "Canary p95_ms.*not 0"),
+        (lambda: Canary(least=10), "Canary least.*not 10"),
+        (lambda: Canary(labelled=-1), "Canary labelled.*-1"),
+        (lambda: AB(within="0d"), "AB within is '0d'"),
+        (lambda: AB(min_effect=0), "AB min_effect.*not 0"),
+        (lambda: AB(otherwise="wait"), "'wait'; known: 'keep', 'promote'"),
+        (lambda: AB(better="higher"), "'higher'; known: 'less', 'more'"),
+        (lambda: AB(better="more"), "of a loss less is better"),
+        (lambda: AB(better="more", metric="brier"), "of brier less is better"),
         (lambda: Contract("always"), "Contract fail_on is 'always'; known: 'error', 'warn'"),
         (lambda: Contract(fail_kinds=["nul"]), "has 'nul'; known: 'missing', .*'new category'$"),
         (lambda: Contract(fail_kinds=["unexpected"]), "has 'unexpected'"),

@@ -26,7 +26,8 @@ class Erasure:
 
     :param datasets: rows and labels, dataset by dataset.
     :param models: model versions that learnt from any of these rows -> whether they serve.
-    :param predictions: predictions and rows set aside that were deleted; 0 if nothing was.
+    :param predictions: predictions, exposures and their outcomes, and rows set aside that were
+        deleted; 0 if nothing was.
     :param done: whether it was done.
     """
 
@@ -46,7 +47,7 @@ class Erasure:
             for found in self.datasets
         ]
         if self.done:
-            lines.append(f"{self.predictions} predictions and rows set aside went")
+            lines.append(f"{self.predictions} predictions, exposures and rows set aside went")
         lines += [f"model {ref} learnt from them ({what})" for ref, what in self.models.items()]
         if self.models:
             lines.append("they keep what they learnt: retrain, and promote a version without it")

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.entries import Entry
 from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError
-from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.rollout.looks import Look
@@ -73,7 +71,7 @@ def advance(
     ended = ledger.standing(turn.ref.name, key).of(key)
     if ended is None:
         begun = _begun(registry, turn, now)
-        look = _looked_at(exposures, begun, now, labels(begun))
+        look = _looked_at(exposures, turn, begun, labels(begun), now)
         if look.status == "running":
             return look
         ended = end(ledger, begun, look, key=key, by=turn.by)
@@ -127,14 +125,11 @@ def _baseline(registry: ModelRegistry, turn: Turn, champion: ModelRef, metric: s
     return float(registry.models.get(champion).fact(BASE_LOSS))
 
 
-def _looked_at(exposures: Exposures, begun: Begun, now: datetime, labels: pa.Table) -> Look:
+def _looked_at(
+    exposures: Exposures, turn: Turn, begun: Begun, labels: pa.Table, now: datetime
+) -> Look:
     if isinstance(begun.stage, Shadow):
         return exposures.look_at_shadow(begun, labels, now=now)
-    pending = exposures.pending(begun) if labels.num_rows else labels
-    if pending.num_rows:
-        known = pending.join(labels, "key", join_type="inner")
-        y, p = (known[name].cast(pa.float64()).to_numpy() for name in ("label", "prediction"))
-        value = pa.array(loss_function(begun.metric)(y, p))
-        found = pa.table({"key": known["key"], "value": value})
-        exposures.write_outcomes(begun, begun.metric, found.filter(pc.is_finite(found["value"])))
+    if labels.num_rows and begun.metric == turn.metric:  # else whoever serves records outcomes
+        exposures.settle(begun, labels)
     return exposures.look(begun, now=now)

@@ -1,9 +1,10 @@
 """Who met which version, and what came of it: two tables of PostgreSQL."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,9 @@ from airflow_mlops.core.rollout.assignment import Split
 from airflow_mlops.core.rollout.looks import Look, look
 from airflow_mlops.core.rollout.shadow import look_at_pairs
 from airflow_mlops.core.rollout.stages import Begun
+
+if TYPE_CHECKING:
+    import psycopg
 
 _COLUMNS = {
     "key": "text",
@@ -33,14 +37,6 @@ select arm, count(*), count(*) filter (where failed), count(latency_ms),
 from mlops.exposures where model = %s and experiment = %s group by arm
 """
 
-_PENDING = """
-select e.key, p.prediction from mlops.exposures e join mlops.predictions p
-  on p.model = e.model and p.version = e.version and p.key = e.key
-left join mlops.outcomes o
-  on o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s
-where e.model = %s and e.experiment = %s and o.key is null order by e.key
-"""
-
 # A unit is an entity: the mean of its outcomes counts once, however many requests it made.
 _UNITS = """
 select arm, crossed, count(*), count(mean), avg(mean), var_samp(mean) from (
@@ -49,6 +45,12 @@ select arm, crossed, count(*), count(mean), avg(mean), var_samp(mean) from (
     on o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s
   where e.model = %s and e.experiment = %s group by e.entity) as units
 group by arm, crossed
+"""
+
+_UNSETTLED = """
+select key, p.prediction from mlops.exposures e join mlops.predictions p using (model, version, key)
+where model = %s and e.experiment = %s and not exists (select from mlops.outcomes o
+  where o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s)
 """
 
 
@@ -106,25 +108,39 @@ class Exposures:
             (begun.model, begun.experiment, metric),
         )
 
+    def settle(self, begun: Begun, labels: pa.Table) -> int:
+        """
+        Store the losses of exposed rows whose labels are known: their outcomes, of a batch.
+
+        :param begun: the stage, as it is on record; its metric is a per-row loss.
+        :param labels: columns ``key`` (text, as exposures and predictions have it) and ``label``.
+        :return: number of new outcomes.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(_UNSETTLED, (begun.model, begun.experiment, begun.metric))
+            predicted = _table(rows.fetchall(), {"key": pa.string(), "p": pa.float64()})
+        found = predicted.join(_finite(labels), "key", join_type="inner")
+        loss = loss_function(begun.metric)(found["label"].to_numpy(), found["p"].to_numpy())
+        rows = pa.table({"key": found["key"], "value": loss})
+        return self.write_outcomes(begun, begun.metric, rows)
+
     def _insert(self, create: str, rows: pa.Table, insert: str, values: tuple[Any, ...]) -> int:
         with self.observations.connected() as connection, connection.transaction():
             connection.execute(create)
             copy_rows(connection, "copy arrived from stdin (format csv)", rows)
             return connection.execute(insert, values).rowcount
 
-    def pending(self, begun: Begun) -> pa.Table:
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
         """
-        Return the predictions that were served, and whose outcome is not known yet.
+        Read without nested loops.
 
-        :param begun: the stage, as it is on record.
-        :return: columns ``key`` and ``prediction``.
+        Minutes after rows came in, PostgreSQL has no statistics of them and takes them for a few:
+        joined in a nested loop, 100,000 exposures and their outcomes took more than ten minutes.
         """
-        with self.observations.connected() as connection:
-            rows = connection.execute(_PENDING, (begun.metric, begun.model, begun.experiment))
-            found = rows.fetchall()
-        keys, predicted = zip(*found, strict=True) if found else ((), ())
-        kinds = pa.schema([("key", pa.string()), ("prediction", pa.float64())])
-        return pa.table([pa.array(keys), pa.array(predicted)], schema=kinds)
+        with self.observations.connected() as connection, connection.transaction():
+            connection.execute("set local enable_nestloop = off")
+            yield connection
 
     def arms(self, begun: Begun) -> Arms:
         """
@@ -133,7 +149,7 @@ class Exposures:
         :param begun: the stage, as it is on record.
         """
         place = (begun.model, begun.experiment)
-        with self.observations.connected() as connection:
+        with self._reading() as connection:
             requests = connection.execute(_REQUESTS, (begun.stage.p95_ms, *place)).fetchall()
             units = connection.execute(_UNITS, (begun.metric, *place)).fetchall()
         of_arm = {arm: numbers for arm, crossed, *numbers in units if not crossed}
@@ -144,7 +160,7 @@ class Exposures:
             found.get("champion", Arm()),
             found.get("candidate", Arm()),
             crossed,
-            max(times).isoformat() if times else "",
+            max(times).astimezone(UTC).isoformat() if times else "",
         )
 
     def look(self, begun: Begun, *, now: datetime | None = None) -> Look:
@@ -177,25 +193,31 @@ class Exposures:
 
     def _pairs(self, begun: Begun, labels: pa.Table) -> pa.Table:
         """Join the predictions of both versions since the stage began with the labels, by time."""
-        with self.observations.connected() as connection:
+        with self._reading() as connection:
             rows = connection.execute(
                 "select key, a.observed_at, a.prediction, b.prediction from mlops.predictions a "
                 "join mlops.predictions b using (model, key) where model = %s and a.version = %s "
                 "and b.version = %s and a.observed_at >= %s",
                 (begun.model, begun.champion, begun.candidate, begun.since),
             ).fetchall()
-        kinds = (pa.string(), pa.timestamp("us", "UTC"), pa.float64(), pa.float64())
-        columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
-        predicted = pa.table(
-            [pa.array(part, kind) for part, kind in zip(columns, kinds, strict=True)],
-            names=["key", "at", "a", "b"],
-        )
-        known = labels.select(["key", "label"])
-        known = known.set_column(1, "label", known["label"].cast(pa.float64()))
-        known = known.filter(pc.is_finite(known["label"]))  # null is not finite either
-        return predicted.join(known, "key", join_type="inner").sort_by(
+        kinds = {"key": pa.string(), "at": pa.timestamp("us", "UTC")}
+        predicted = _table(rows, {**kinds, "a": pa.float64(), "b": pa.float64()})
+        return predicted.join(_finite(labels), "key", join_type="inner").sort_by(
             [("at", "ascending"), ("key", "ascending")]
         )
+
+
+def _table(rows: Sequence[Sequence[Any]], kinds: Mapping[str, Any]) -> pa.Table:
+    """Make a table of what the database answered."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(kinds)
+    arrays = [pa.array(part, kind) for part, kind in zip(columns, kinds.values(), strict=True)]
+    return pa.table(arrays, names=list(kinds))
+
+
+def _finite(labels: pa.Table) -> pa.Table:
+    """Return the labels that are known, as numbers."""
+    known = pa.table({"key": labels["key"], "label": labels["label"].cast(pa.float64())})
+    return known.filter(pc.is_finite(known["label"]))  # null is not finite either
 
 
 def _arm(units: Sequence[Any] | None, requests: Sequence[Any]) -> Arm:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
+from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.rollout.arms import (
     COMPARED,
     Arm,
@@ -83,7 +84,11 @@ def look(begun: Begun, arms: Arms, *, now: datetime | None = None) -> Look:
     :param begun: the stage, as it is on record.
     :param arms: what its arms have shown so far.
     :param now: time by the clock of the data; none: that of the newest exposure.
+    :raises ConfigurationError: if the stage is a shadow, which has pairs instead of arms.
     """
+    if not isinstance(begun.stage, Canary | AB):
+        msg = f"{begun.experiment} is a {type(begun.stage).__name__}: look_at_pairs looks at it"
+        raise ConfigurationError(msg)
     moment = now or datetime.fromisoformat(arms.until or begun.since)
     found = _Evidence(begun, arms, moment)
     for question in (_not_as_planned, _not_answering, _harmed, _proven, _over):
@@ -114,7 +119,8 @@ class _Evidence:
 
     @property
     def elapsed(self) -> float:
-        return (self.now - datetime.fromisoformat(self.begun.since)).total_seconds()
+        since = datetime.fromisoformat(self.begun.since)
+        return max(0.0, (self.now - since).total_seconds())
 
     def says(
         self, status: Status, answer: Answer, *reasons: str, left: float | None = None
@@ -229,18 +235,20 @@ def _missing(found: _Evidence) -> str:
 
 def _goes_on(found: _Evidence) -> Look:
     """Say what is known by now, and how long it takes."""
-    begun, compared, missing = found.begun, found.compared, _missing(found)
+    begun, missing = found.begun, _missing(found)
+    said = [missing, _compared(found)]
     left: float | None = (begun.end - found.now).total_seconds()
     if isinstance(begun.stage, AB):
-        rest = (left or 0.0) + begun.lateness
-        wait = 0.0
-        if compared is not None:
-            wait = seconds_left(begun, found.arms, compared, found.elapsed)
+        rest, wait = (left or 0.0) + begun.lateness, 0.0
+        if found.compared is not None:
+            wait = seconds_left(begun, found.arms, found.compared, found.elapsed)
+        if wait > rest:
+            text = "at this rate the smallest effect worth seeing takes"
+            said.append(f"{text} {in_words(wait)} more, {in_words(rest)} are left")
         left = min(wait or rest, rest)  # 0: the planned effect would have been seen by now
     elif missing:
         left = None
-    reasons = (missing, _compared(found)) if missing else (_compared(found),)
-    return found.says("running", "continue", *reasons, left=left)
+    return found.says("running", "continue", *filter(None, said), left=left)
 
 
 def _compared(found: _Evidence) -> str:

@@ -202,7 +202,7 @@ def test_the_interval_is_the_one_computed_by_hand():
 
 
 def test_time_left_is_what_the_rate_so_far_gives():
-    rare = arms(arm(1_200, sd=0.4), arm(1_200, sd=0.4))
+    rare = arms(arm(1_200, sd=0.3), arm(1_200, sd=0.3))
     found = look(begun(), rare)
     wanted = planned_information(0.02, 0.05) / found.difference.information
     assert wanted > 1
@@ -255,6 +255,16 @@ def test_before_anything_came_it_goes_on():
     for stage in (TEST, CANARY):
         found = look(begun(stage), Arms())
         assert (found.status, found.warnings) == ("running", ())
+
+
+def test_a_shadow_has_no_arms_to_look_at():
+    with pytest.raises(ConfigurationError, match="m@2/5 is a Shadow: look_at_pairs looks at it"):
+        look(begun(Shadow()), arms())
+
+
+def test_a_clock_that_is_behind_the_beginning_changes_nothing():
+    found = look(begun(), arms(), now=SINCE - timedelta(hours=1))
+    assert (found.status, found.left) == ("running", 14 * 86_400 + 3_600)
 
 
 def test_looks_are_fast():
