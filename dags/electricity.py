@@ -1,4 +1,4 @@
-"""Continuous training of the electricity model: one policy, three Dags."""
+"""Continuous training of the electricity model: one policy, four Dags."""
 
 from airflow_mlops.lifecycle import Lifecycle
 from airflow_mlops.policy import (

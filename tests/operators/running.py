@@ -132,7 +132,8 @@ def _answer(dag_id: str, choose: Callable[[Any], Any], stop: threading.Event) ->
     """
     Do what the API server does when a person answers the form.
 
-    Until the task goes on: ``dag.test()`` parks it once more if the answer is very quick.
+    The same answer again if the task did not go on: ``dag.test()`` parks it once more if the answer
+    is very quick. A task that asks again has taken the answer away.
     """
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
@@ -147,11 +148,13 @@ def _answer(dag_id: str, choose: Callable[[Any], Any], stop: threading.Event) ->
         .where(TaskInstance.dag_id == dag_id)
         .where(TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
     )
+    last: dict[Any, Any] = {}
     while not stop.is_set():
         time.sleep(0.1)
         with create_session() as session:
             for request, ti in session.execute(open_requests).unique().all():
-                said = choose(request)
+                said = choose(request) if request.responded_at is None else last[ti.id]
+                last[ti.id] = said
                 option, given, by = said or (request.defaults[0], {}, None)
                 request.chosen_options, request.params_input = [option], given
                 request.responded_by = {"id": by, "name": by} if by else None
