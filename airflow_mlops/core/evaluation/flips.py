@@ -1,5 +1,6 @@
 """Which decisions change between two models: how many, where, and some of them to read."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -294,7 +295,7 @@ def _answer(answer: Floats, place: int) -> float:
 
 
 def _text(value: object) -> str:
-    text = (
-        "missing" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    )
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "missing"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}\u2026"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from airflow_mlops.core.evaluation.flips import Case, Flips, Segment
-from airflow_mlops.core.reports.page import heading, note, page, table
+from airflow_mlops.core.reports.page import heading, moment, note, page, table
 
 SHOWN = 6
 """Segments that a form names."""
@@ -33,8 +33,8 @@ def flips_page(found: Flips) -> str:
         found.line,
         [
             note(
-                f"The same {found.total.rows:,} rows from {found.since} to {found.until}, answered "
-                f"by both. {_meaning(found)}"
+                f"The same {found.total.rows:,} rows from {moment(found.since)} to "
+                f"{moment(found.until)}, answered by both. {_meaning(found)}"
             ),
             heading("From what to what") if found.changes else "",
             table(
@@ -106,20 +106,25 @@ def _segment(one: Segment, *, labelled: bool) -> tuple[bool, Sequence[object]]:
 
 
 def _case(one: Case, names: Sequence[str], *, labelled: bool) -> tuple[bool, Sequence[object]]:
-    truth = (_number(one.label),) if labelled else ()
+    truth = (one.label,) if labelled else ()
     values = (one.values.get(name, "") for name in names)
-    worse = one.label is not None and abs(one.candidate - one.label) > abs(one.champion - one.label)
-    said = (_number(one.champion), _number(one.candidate))
-    return worse, (one.key, one.time, *said, *truth, *values)
+    said = (one.champion, one.candidate)
+    return _is_worse(one), (one.key, moment(one.time), *said, *truth, *values)
 
 
 def _mixed(cases: Sequence[Case]) -> list[Case]:
     """Return some of the worst and some of the best."""
-    return [*cases[: READ - READ // 2], *cases[-(READ // 2) :]] if len(cases) > READ else [*cases]
+    worse = [one for one in cases if _is_worse(one)]
+    good = [one for one in cases if not _is_worse(one)]
+    some = worse[: max(READ - READ // 2, READ - len(good))]
+    return [*some, *good[: READ - len(some)]]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _is_worse(one: Case) -> bool:
+    """Say whether the candidate is further from what came true."""
+    if one.label is None:
+        return False
+    return abs(one.candidate - one.label) > abs(one.champion - one.label)
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -129,7 +134,8 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str
 
 def _cell(value: object) -> str:
     """Return a value on one line; a number with its thousands apart."""
-    return f"{value:,}" if isinstance(value, int) else _plain(" ".join(str(value).split())[:120])
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _plain(" ".join(text.split())[:120])
 
 
 def _plain(text: str) -> str:
