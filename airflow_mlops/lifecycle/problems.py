@@ -59,7 +59,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from (
         f"{word!r} is no reason to roll back; known: Decay"
         for word in life.rollback
-        if not _is(word, Decay)
+        if not isinstance(word, Decay)
     )
     try:
         rollout_plan(life.rollout)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +241,8 @@ class PromoteModelOperator(MlopsOperator):
 
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
     :param answer: what ``ApproveModelOperator`` returned (templated).
-    :param policy: as for ``SmokeTestModelOperator``: one that changed meanwhile voids the answer.
+    :param policy: as for ``SmokeTestModelOperator``: one that changed meanwhile voids the answer;
+        ``None``: it is not compared.
     """
 
     template_fields = (*MlopsOperator.template_fields, "smoke", "answer")
@@ -317,12 +319,10 @@ class PromoteModelOperator(MlopsOperator):
         self, context: Context, registry: "ModelRegistry", proposal: "Entry", ask: "Ask"
     ) -> "Entry":
         """Promote what people said yes to; anything else is refused, on record."""
-        from airflow_mlops.core.deployment.approval import Bound
         from airflow_mlops.core.deployment.registry import Ask
 
         ref = ModelRef.parse(self.smoke["model"])
-        bound = self.answer.get("bound")
-        moved = Bound(**bound).moved(Bound.of(proposal, self.policy or {})) if bound else ""
+        moved = self._moved(proposal)
         try:
             if moved:
                 msg = f"{ref} is not what {ask.by} said yes to: {moved}; clear smoke to ask again"
@@ -332,6 +332,16 @@ class PromoteModelOperator(MlopsOperator):
             key = f"changed:{proposal.seq}"
             registry.refuse(ref, Ask(key, task_of(context), str(error), ask.evidence))
             raise
+
+    def _moved(self, proposal: "Entry") -> str:
+        """Name what is another one than when people said yes."""
+        from airflow_mlops.core.deployment.approval import Bound
+
+        if not self.answer.get("bound"):
+            return ""
+        bound = Bound(**self.answer["bound"])
+        now = Bound.of(proposal, self.policy or {})
+        return bound.moved(now if self.policy is not None else replace(now, policy=bound.policy))
 
     def _write_cards(self, registry: "ModelRegistry", ref: ModelRef) -> None:
         """Put the cards of model and data beside the model, for everybody to read."""

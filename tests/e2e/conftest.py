@@ -19,7 +19,11 @@ SOON = """
 for dag in life.dags:
     for task in dag.tasks:
         task.retry_delay = timedelta(seconds=1)
+        if hasattr(task, "poke_interval"):
+            task.poke_interval = 2.0
 """
+
+STAGES = 'rollout=[Shadow(hold="7d"), Canary(percent=50, hold="7d"), Full()],'
 
 ARRIVALS = """
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -87,6 +91,11 @@ def write_project(root: Path) -> Path:
     shutil.copytree(ROOT / "include", root / "include")
     policy = (ROOT / "dags" / "electricity.py").read_text()
     policy = policy.replace("\nLifecycle(", "\nlife = Lifecycle(")
+    approve = 'approve=Approval(by=["ml-lead"], within="2d"),'
+    assert approve in policy
+    policy = policy.replace(approve, f"{approve}\n    {STAGES}")
+    words = "from airflow_mlops.policy import ("
+    policy = policy.replace(words, f"{words}Canary, Full, Shadow, ")
     (root / "dags" / "electricity.py").write_text(
         f"from datetime import timedelta\n\n{policy}{SOON}"
     )

@@ -39,13 +39,24 @@ def airflow(stack, *arguments):
 
 
 class Life(demo.Story):
-    """The demo, on which somebody who is not named tries to approve first."""
+    """The demo, in stages; somebody who is not named tries to approve first, and two at once do."""
 
     def answer(self, proposal):
         for request in self.admin.requests():
             with pytest.raises(ConfigurationError, match="answers 403"):
                 self.admin.answer(request, "promote", note="", params={})
-        super().answer(proposal)
+            super().answer(proposal)
+            with pytest.raises(ConfigurationError, match="answers 409"):
+                self.approver.answer(request, "reject", note="too late", params={})
+
+    def in_stages(self, asked):
+        """Approve what a person asked for, and live on until it has met its share of the rows."""
+        proposal = self.next_entry(asked, ("propose",))
+        for _ in range(2):
+            self.next_entry(proposal, ("stage",), lambda: self.answer(proposal))
+            for _ in range(2):
+                self.week()
+        return self.next_entry(proposal, ("promote", "reject", "refuse"))
 
 
 def kill_when_it_trains(mark, killed):
@@ -116,6 +127,25 @@ def check_arrivals(story, stack):
     assert "nothing is new since entry" in out
 
 
+def check_stages(story):
+    """Beside the champion, then for half of the rows: each row was served by one of them."""
+    looks = [e.evidence for e in story.state().entries if e.op == "stage"]
+    assert [e["status"] for e in looks] == ["begun", "passed"] * 2
+    assert [e["stage"]["word"] for e in looks[::2]] == ["Shadow", "Canary"]
+    arms = looks[3]["look"]["arms"]
+    assert min(arms[arm]["units"] for arm in ("champion", "candidate")) > 100
+    assert arms["crossed"] == 0
+    served = [version for _, version, _ in story.observations.served(MODEL)]
+    assert {1, 2} == set(served)
+    assert len(served) == len({key for key, *_ in story.observations.served(MODEL)})
+
+
+def wait_for_dags(story):
+    while len(story.admin.dags()) < 5:
+        assert story.admin.import_errors() == []
+        time.sleep(0.3)
+
+
 def check_components(stack):
     stack.check()
     assert {c.state for c in stack.status()} == {"up"}
@@ -128,10 +158,7 @@ def test_a_whole_life(world):
     stack, killed = world.stack, []
     story = Life(stack, Console(file=io.StringIO(), soft_wrap=True), time.time())
     client = MlflowClient(stack.urls["mlflow"], stack.urls["mlflow"])
-    while len(story.admin.dags()) < 4:
-        assert story.admin.import_errors() == []
-        time.sleep(0.3)
-
+    wait_for_dags(story)
     # the process that trains is killed once; the retry leaves one version
     killer = threading.Thread(target=kill_when_it_trains, args=(world.mark, killed))
     killer.start()
@@ -168,7 +195,8 @@ def test_a_whole_life(world):
     )
     assert code == 0
     asked = story.state().last("request")
-    assert story.follow(story.next_entry(asked, ("retrain",))).op == "promote"
+    assert story.in_stages(story.next_entry(asked, ("retrain",))).op == "promote"
+    check_stages(story)
     rollout = story.admin.runs(demo.ROLLOUT)[0]["dag_run_id"]
     assert story.wait(demo.ROLLOUT, rollout) == "success"
     assert client.get_registered_model(MODEL).aliases == {"champion": "2", "previous": "1"}
@@ -183,10 +211,9 @@ def test_a_whole_life(world):
     assert code == 0, out
     state = story.state()
     assert f"{MODEL}: {len(state.entries)} entries verified, aliases agree" in out
-    assert [e.op for e in state.entries] == [
+    assert [e.op for e in state.entries if e.op not in ("keep", "wait")] == [
         *("retrain", "propose", "promote"),
-        *("keep", "keep"),
-        *("request", "retrain", "propose", "promote"),
+        *("request", "retrain", "propose", *["stage"] * 4, "promote"),
         "rollback",
     ]
     check_usages(stack, world.collector)

@@ -124,7 +124,8 @@ def test_a_broken_delivery_is_stopped_at_once_and_runs_when_mended(market, obser
     assert isinstance(broken.error, ContractBrokenError)
     for word in ("'x'", "'x_new'", "'y'", market.name, "clear the task"):
         assert word in str(broken.error)
-    born, failed = told
+    born, waits, failed = told
+    assert waits["mlops"]["line"].startswith(f"{market.name}@1: waits for a yes or no until")
     assert born["mlops"]["line"] == f"{market.name}: retrain (first): there is no champion yet"
     assert failed["dag_run"].run_id == broken.run_id
     assert observations.served(market.name) == ()
@@ -251,7 +252,7 @@ def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger,
     last = ledger.state(market.name).entries[-1]
     assert (last.op, last.by, last.reason) == ("reject", "nobody", "no answer in time")
     assert aliases(model_store, market.name) == {}
-    assert run(rollout).states == dict.fromkeys(("smoke", "approve", "promote"), "skipped")
+    assert run(rollout).states == dict.fromkeys(("smoke", "flips", "approve", "promote"), "skipped")
 
     market.deliver(4, 5, labels=(3, 4))
     run(monitor), run(train)

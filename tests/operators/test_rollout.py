@@ -9,7 +9,9 @@ import pytest
 from airflow_mlops.core.deployment.splitting import Batch, score_split
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.rollout import Begun, Split
+from airflow_mlops.core.training.models import BASE_LOSS
 from airflow_mlops.policy import Canary, Decay, Full, OnRequest, Shadow
 from tests.operators.running import run
 from tests.operators.test_loop import aliases, first_champion, ops, says
@@ -161,16 +163,16 @@ def test_a_champion_that_decays_makes_way_for_a_better_one_before_it(
     dags, _ = first_champion(market, notify=[notes], **DECAYING)
     second_candidate(market, ledger, dags, C=0.5)
     run(dags[2], answer=says("promote", "fine"))
-    # from now on the champion is a model that was fitted on the opposite of the labels
+    # the next champion was fitted on the opposite of the labels, and its backtest did not show it
     dags[1].get_task("train").train_params = {"bad": True}
     ask_for(ledger, market.name, bad=True)
     market.deliver(6, 7, labels=(5, 6))
     assert run(dags[0]).value("decide")["op"] == "retrain"
     trained = run(dags[1])
     version = int(trained.value("train")["model"].partition("@")[2])
-    from airflow_mlops.core.refs import ModelRef
-
-    registry.promote(ModelRef(market.name, version), ask("by hand"), epoch=None, order=None)
+    ref = ModelRef(market.name, version)
+    model_store.tag(ref, BASE_LOSS, "0.12")
+    registry.promote(ref, ask("by hand"), epoch=None, order=None)
     assert ledger.state(market.name).champion == version
 
     market.deliver(7, 8, labels=(6, 7))

@@ -114,7 +114,7 @@ class Guard:
         since = _since(state)
         found = self.observations.read(champion.name, "performance", of=champion)
         windows = (ServedWindow.from_dict(o.body) for o in found)
-        mine = (w for w in windows if w.metric == self.metric and w.losses)
+        mine = (w for w in windows if w.metric == self.metric and w.champion)
         return sorted(
             (w for w in mine if not since or moment(w.until) > moment(since)), key=lambda w: w.index
         )
