@@ -7,14 +7,24 @@ an import error of the Dag file and not a failed task at night.
 
 from airflow_mlops.policy.data import Arrival, Sql, Table, Window
 from airflow_mlops.policy.gates import (
+    CLASS_SCORES,
     LOSSES,
     PROBABILITIES,
+    QUANTITIES,
+    SCORES,
     AtLeast,
     AtMost,
     Better,
+    Calibrated,
+    Custom,
+    Fair,
     Gate,
     Loads,
+    NoLeak,
     NotWorse,
+    Output,
+    is_own,
+    known_metric,
 )
 from airflow_mlops.policy.monitoring import Contract, Dependencies, Health
 from airflow_mlops.policy.people import Approval
@@ -36,26 +46,34 @@ from airflow_mlops.policy.retraining import (
 from airflow_mlops.policy.words import Word, duration
 
 __all__ = [
+    "CLASS_SCORES",
     "LOSSES",
     "PROBABILITIES",
+    "QUANTITIES",
+    "SCORES",
     "Approval",
     "Arrival",
     "AtLeast",
     "AtMost",
     "Better",
+    "Calibrated",
     "Contract",
+    "Custom",
     "Decay",
     "Dependencies",
     "DependencyChange",
     "Drift",
+    "Fair",
     "Gate",
     "Growth",
     "Health",
     "Loads",
     "MaxAge",
     "NewRows",
+    "NoLeak",
     "NotWorse",
     "OnRequest",
+    "Output",
     "Probe",
     "Regret",
     "Retrain",
@@ -67,4 +85,6 @@ __all__ = [
     "Window",
     "Word",
     "duration",
+    "is_own",
+    "known_metric",
 ]
