@@ -26,7 +26,7 @@ from airflow_mlops.policy.gates import (
     is_own,
     known_metric,
 )
-from airflow_mlops.policy.monitoring import Contract, Dependencies, Health
+from airflow_mlops.policy.monitoring import Contract, Dependencies, FailOn, Health
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -63,6 +63,7 @@ __all__ = [
     "Dependencies",
     "DependencyChange",
     "Drift",
+    "FailOn",
     "Fair",
     "Gate",
     "Growth",

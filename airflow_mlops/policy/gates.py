@@ -1,6 +1,5 @@
 """Words about candidates: the conditions they have to meet."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from airflow_mlops.policy.monitoring import FailOn, known_fail_on
@@ -263,8 +262,6 @@ class Custom(Gate):
     def __post_init__(self) -> None:
         Gate.__post_init__(self)
         function_name("Custom check", self.check)
-
-
 
 
 def _check_by(word: str, by: object) -> None:

@@ -33,10 +33,8 @@ def automatic_length(series: Floats) -> float:
         return 1.0
     small = np.abs(covariances[1:]) < 2 * np.sqrt(np.log10(n) / n) * covariances[0]
     runs = np.convolve(small, np.ones(run), "valid") == run
-    if runs.any():
-        last = max(int(np.argmax(runs)), 1)
-    else:
-        last = int(np.flatnonzero(~small)[-1]) + 1
+    first = int(np.argmax(runs)) if runs.any() else int(np.flatnonzero(~small)[-1]) + 1
+    last = max(first, 1)
     lags = np.arange(1, min(2 * last, most) + 1)
     weights = np.minimum(1.0, 2 * (1 - lags / (2 * last)))
     weighted = weights * covariances[lags]

@@ -114,7 +114,8 @@ def is_of_classes(loss: str, y: Floats, p: Floats | None = None) -> bool:
     """
     Say whether predictions are probabilities of classes.
 
-    By the loss; with one of the user, if there is a column for each class, or all labels are 0 or 1.
+    By the loss; with one of the user, if there is a column for each class, or all labels are 0 or
+    1.
 
     :param loss: name of the per-row loss.
     :param y: labels, shape ``(n_rows,)``.

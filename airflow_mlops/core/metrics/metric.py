@@ -66,8 +66,8 @@ class Metric:
         known = self.on(y, p)
         if known.loss is None:
             msg = (
-                f"metric {self.name} gives one number for {len(y)} rows; here a loss of each row is "
-                "needed: name it in a gate, and choose a per-row loss as metric"
+                f"metric {self.name} gives one number for {len(y)} rows; here a loss of each row "
+                "is needed: name it in a gate, and choose a per-row loss as metric"
             )
             raise ConfigurationError(msg)
         return known.loss(y, p)
@@ -148,8 +148,7 @@ def measure(metric: str | Metric, y: Floats, p: Floats) -> float:
         raise NotEnoughDataError(msg)
     value = metric.on(y, p).value(y, p)
     if not np.isfinite(value):
-        msg = f"{metric.name} is not defined on these {len(y)} rows (one class only, or NaN predicted)"
+        why = "one class only, or NaN predicted"
+        msg = f"{metric.name} is not defined on these {len(y)} rows ({why})"
         raise NotEnoughDataError(msg)
     return value
-
-

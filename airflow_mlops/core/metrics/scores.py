@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from airflow_mlops.core.metrics.losses import Floats, indicators
@@ -58,8 +57,8 @@ def _mean(values: Floats) -> Floats:
 def _right(y: Floats, p: Floats) -> Floats:
     there, said = _columns(y, p)[0], _said(p)
     if p.ndim == 2:
-        return (there * said).sum(axis=1, keepdims=True)
-    return (there == said).astype(np.float64)
+        return np.asarray((there * said).sum(axis=1, keepdims=True))
+    return np.asarray(there == said, dtype=np.float64)
 
 
 def _counts(y: Floats, p: Floats) -> Floats:
@@ -72,17 +71,17 @@ def _thirds(sums: Floats) -> list[Floats]:
     return np.split(sums, 3, axis=-1)
 
 
-def _precision(sums: Floats, n: int) -> Floats:
+def _precision(sums: Floats, _n: int) -> Floats:
     both, said, _ = _thirds(sums)
     return _mean(_ratio(both, said))
 
 
-def _recall(sums: Floats, n: int) -> Floats:
+def _recall(sums: Floats, _n: int) -> Floats:
     both, _, there = _thirds(sums)
     return _mean(_ratio(both, there))
 
 
-def _f1(sums: Floats, n: int) -> Floats:
+def _f1(sums: Floats, _n: int) -> Floats:
     both, said, there = _thirds(sums)
     return _mean(_ratio(2 * both, said + there))
 
@@ -128,7 +127,7 @@ def _ties(p: Floats) -> tuple[Places, Places, Places]:
     return order, np.repeat(starts, lengths), np.repeat(starts + lengths, lengths)
 
 
-def _roc_auc(sums: Floats, n: int) -> Floats:
+def _roc_auc(sums: Floats, _n: int) -> Floats:
     """
     Area under the ROC curve; of several classes, the mean of each against the rest.
 
@@ -164,7 +163,7 @@ def _precision_terms(y: Floats, p: Floats) -> Floats:
     return found
 
 
-def _average_precision(sums: Floats, n: int) -> Floats:
+def _average_precision(sums: Floats, _n: int) -> Floats:
     return _mean(sums)
 
 

@@ -224,7 +224,7 @@ class PerformanceMonitor:
         """Put together what one window gives."""
         y, tags = rows.y, self.models.get(champion).tags
         mark = self.labels.watermark
-        slices = Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(y, p))
+        slices = Part({c: rows.rows[c] for c in self.slices}, self.loss(y, p))
         unprobed = probed if isinstance(probed, str) else ""
         return ServedWindow(
             str(champion),
@@ -239,9 +239,9 @@ class PerformanceMonitor:
             labels=cohort.labels[0],
             labelled_until=mark.isoformat() if mark else "",
             base=float(tags[BASE_LOSS]) if BASE_LOSS in tags else None,
-            metrics=estimates(self.metric, y, p, seed=0),
+            metrics=estimates(self.loss, y, p, seed=0),
             slices=judge_slices(slices, holdout()) if self.slices else (),
-            bins=binned(p, y) if self.metric in PROBABILITIES else (),
+            bins=binned(p, y) if self.metric in PROBABILITIES and p.ndim == 1 else (),
             unprobed=unprobed,
         )
 
@@ -257,7 +257,7 @@ class PerformanceMonitor:
             return None
         with self.models.opened(champion) as model:
             p = np.asarray(model.predict(rows.frame), dtype=np.float64)
-        return Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(rows.y, p))
+        return Part({c: rows.rows[c] for c in self.slices}, self.loss(rows.y, p))
 
     def _check_slices(self) -> None:
         for name in self.slices:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import UserCodeError
-from airflow_mlops.core.metrics import loss_function
+from airflow_mlops.core.metrics import Metric
 from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
+from airflow_mlops.core.training.own_metrics import load_loss
 from airflow_mlops.policy import PROBABILITIES, Drift
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Learner:
     setting: Setting
     functions: Functions
     frame: "pd.DataFrame"
+    loss: Metric
     own: Own | None = None
 
     @classmethod
@@ -84,7 +86,8 @@ class Learner:
             params=setting.params,
             seed=setting.seed,
         )
-        return cls(history, setting, functions, functions.built(), own)
+        loss = load_loss(setting.metric)
+        return cls(history, setting, functions, functions.built(), loss, own)
 
     def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
         """Fit on windows ``first`` to ``end``, ``end`` excluded."""
@@ -97,10 +100,9 @@ class Learner:
         """Measure a model's own backtest, and what the columns are worth if the policy asks."""
         rows = self._rows(model.first, model.end)
         part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
-        loss = loss_function(self.setting.metric)
         word = self.setting.policy.trigger(Drift)
         asks = word is not None and word.weights == "importance"
-        tested = part.backtest(self.frame.iloc[rows], loss, importance=asks)
+        tested = part.backtest(self.frame.iloc[rows], self.loss, importance=asks)
         return replace(model, base=tested.loss, importance=tested.importance)
 
     def predict(self, model: Fit, window: int) -> Floats:
@@ -112,7 +114,7 @@ class Learner:
     def losses(self, predicted: Floats, window: int) -> Floats:
         """Return the loss of each row of a window."""
         y = self.history.y[self.history.span(window)]
-        return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
+        return self.loss(y, predicted)
 
     def probe(self, window: int) -> Floats:
         """

@@ -1,8 +1,8 @@
 """
 Metrics by name: built in, or a function of the user, ``module:function``.
 
-It is ``(y, p) -> losses``, one for each row, of which less is better; or one number for all rows, of
-which an attribute ``greater_is_better`` of the function says whether more is better. ``p`` has a
+It is ``(y, p) -> losses``, one for each row, of which less is better; or one number for all rows,
+of which an attribute ``greater_is_better`` of the function says whether more is better. ``p`` has a
 column for each class where there are more than two.
 """
 

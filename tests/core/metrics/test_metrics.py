@@ -163,7 +163,7 @@ def test_an_estimate_round_trips_through_json():
 
 
 def test_a_score_is_no_loss_of_rows():
-    with pytest.raises(ConfigurationError, match=r"roc_auc gives one number for 400 rows.*in a gate"):
+    with pytest.raises(ConfigurationError, match=r"roc_auc gives one number for 400.*in a gate"):
         named("roc_auc")(*sample(0))
 
 
@@ -175,11 +175,12 @@ def test_one_row_can_be_estimated():
 @pytest.mark.parametrize("name", ["", "auc", "Brier", "brier; drop table x"])
 def test_an_unknown_metric_is_named_with_those_that_are_known(name):
     with pytest.raises(
-        ConfigurationError, match=r"known: absolute_error, accuracy, av.*your own as 'module:function'"
+        ConfigurationError,
+        match=r"known: absolute_error, accuracy, av.*your own as",
     ) as caught:
         measure(name, np.zeros(1), np.zeros(1))
     assert repr(name) in str(caught.value)
-    with pytest.raises(ConfigurationError, match="known: absolute_error, brier, log_loss"):
+    with pytest.raises(ConfigurationError, match=r"known: absolute_error, brier, log_loss"):
         loss_function(name)
 
 
