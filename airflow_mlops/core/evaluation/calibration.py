@@ -40,8 +40,8 @@ def calibration_error(
 def _gaps(y: Floats, p: Floats) -> Floats:
     """Of each bin, what was said of its rows minus what came true."""
     edges = np.quantile(p, np.linspace(0, 1, BINS + 1)[1:-1])
-    found = np.zeros((len(y), BINS))
-    found[np.arange(len(y)), np.searchsorted(edges, p)] = p - y
+    found = np.zeros((BINS, len(y)))
+    found[np.searchsorted(edges, p), np.arange(len(y))] = p - y
     return found
 
 

@@ -11,8 +11,8 @@ DRAWS = 999
 AUTOMATIC = 500
 """From so many rows on, the rows themselves say how long a block has to be."""
 
-_AT_ONCE = 400_000
-"""Blocks that are drawn at once."""
+MOST_BLOCKS = 1_000
+"""Of a large sample blocks are longer than they need to be: as honest, and a draw costs less."""
 
 
 def automatic_length(series: Floats) -> float:
@@ -57,10 +57,12 @@ def block_length(n: int, series: Sequence[Floats] = ()) -> int:
     """
     Return how many rows a block has: ``ceil(n ** (1/3))``, or more if the rows depend for longer.
 
+    A thousand blocks at the most.
+
     :param n: rows of the sample.
     :param series: what varies, in the order of time, each of shape ``(n_rows,)``.
     """
-    floor = int(np.ceil(round(n ** (1 / 3), 9)))
+    floor = max(int(np.ceil(round(n ** (1 / 3), 9))), -(-n // MOST_BLOCKS))
     if n < AUTOMATIC:
         return floor
     return max([floor, *(int(np.ceil(automatic_length(s))) for s in series)])
@@ -89,32 +91,24 @@ def resampled(
         return _anew(metric, y, predictions, length, seed, draws)
     parts = [metric.parts(y, p) for p in predictions]
     series = [_terms(metric, part) for part in parts]
-    if len(parts) == 2:
-        series = [series[1] - series[0]]
-    length = block_length(n, series)
+    length = block_length(n, series if len(series) != 2 else [series[1] - series[0]])
     del series
-    widths = np.cumsum([part.shape[1] for part in parts])[:-1]
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    del parts
-    sums = np.split(_block_sums(joined, length, seed, draws), widths, axis=1)
+    sums = (_block_sums(part, length, seed, draws) for part in parts)
     return np.stack([metric.of_sums(part, n) for part in sums], axis=1)
 
 
 def _block_sums(parts: Floats, length: int, seed: int, draws: int) -> Floats:
-    """Sum the rows of each draw; shape ``(draws, n_parts)``."""
-    n, width = parts.shape
-    blocks = -(-n // length)
-    rest = n - (blocks - 1) * length
-    totals = np.zeros((n + 1, width))
-    np.cumsum(parts, axis=0, out=totals[1:])
-    whole, part = (totals[size:] - totals[:-size] for size in (length, rest))
-    random, found = np.random.default_rng(seed), np.empty((draws, width))
-    step = max(1, _AT_ONCE // blocks)
-    for first in range(0, draws, step):
-        here = slice(first, min(first + step, draws))
-        size = (here.stop - first, blocks)
-        starts = random.integers(0, n - length + 1, size=size, dtype=np.int32)
-        found[here] = whole[starts[:, 1:]].sum(axis=1) + part[starts[:, 0]]
+    """Sum the rows of each draw; the same seed draws the same rows. Shape ``(draws, n_parts)``."""
+    n, blocks = parts.shape[1], -(-parts.shape[1] // length)
+    lengths = np.full(blocks, length)
+    lengths[0] = n - (blocks - 1) * length
+    random = np.random.default_rng(seed)
+    starts = random.integers(0, n - length + 1, size=(draws, blocks), dtype=np.int32)
+    ends = starts + lengths.astype(np.int32)
+    found, totals = np.empty((draws, len(parts))), np.zeros(n + 1)
+    for place, part in enumerate(parts):
+        np.cumsum(part, out=totals[1:])
+        found[:, place] = totals[ends].sum(axis=1) - totals[starts].sum(axis=1)
     return found
 
 
@@ -138,10 +132,10 @@ def _misses(y: Floats, p: Floats) -> Floats:
 
 def _terms(metric: Metric, parts: Floats) -> Floats:
     """What each row adds to the metric, to first order: its parts times the slopes of the sums."""
-    sums, n = parts.sum(axis=0), len(parts)
+    sums, n = parts.sum(axis=1), parts.shape[1]
     if len(sums) == 1:
-        return parts[:, 0]
+        return np.asarray(parts[0])
     steps = np.diag(1e-4 * np.maximum(np.abs(sums), 1.0))
     high, low = (metric.of_sums(sums + sign * steps, n) for sign in (1, -1))
     slopes = (high - low) / (2 * steps.diagonal())
-    return np.asarray(parts @ np.nan_to_num(slopes))
+    return np.asarray(np.nan_to_num(slopes) @ parts)

@@ -74,12 +74,12 @@ class Metric:
 
     def parts(self, y: Floats, p: Floats) -> Floats:
         """
-        Return the numbers of each row whose sums say the metric, shape ``(n_rows, n_parts)``.
+        Return the numbers of each row whose sums say the metric, shape ``(n_parts, n_rows)``.
 
         :param y: labels, shape ``(n_rows,)``.
         :param p: predictions, one or one per class for each row.
         """
-        return self(y, p)[:, None] if self.score is None else self.score.parts(y, p)
+        return self(y, p)[None] if self.score is None else self.score.parts(y, p)
 
     def of_sums(self, sums: Floats, n: int) -> Floats:
         """
@@ -99,7 +99,7 @@ class Metric:
         """
         if self.number is not None:
             return float(self.number(y, p))
-        return float(self.of_sums(self.parts(y, p).sum(axis=0), len(y)))
+        return float(self.of_sums(self.parts(y, p).sum(axis=1), len(y)))
 
 
 def named(name: str) -> Metric:

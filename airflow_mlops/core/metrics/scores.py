@@ -21,7 +21,7 @@ class Score:
     """
     A score of a sample.
 
-    :param parts: labels and predictions -> numbers of each row, shape ``(n_rows, n_parts)``.
+    :param parts: labels and predictions -> numbers of each row, shape ``(n_parts, n_rows)``.
     :param value: sums of the parts over ``n`` rows, shape ``(..., n_parts)``, and ``n`` -> score.
     """
 
@@ -29,18 +29,18 @@ class Score:
     value: Callable[[Floats, int], Floats]
 
 
-def _columns(y: Floats, p: Floats) -> tuple[Floats, Floats]:
-    """Write classes as columns of 0 and 1: one of two classes, k of more."""
+def _rows_of(y: Floats, p: Floats) -> tuple[Floats, Floats]:
+    """Write classes as 0 and 1, and what is said of them: one row of two classes, k of more."""
     if p.ndim == 2:
-        return indicators(y, p.shape[1]), p
-    return (y > 0.5).astype(np.float64)[:, None], p[:, None]
+        return indicators(y, p.shape[1]).T, p.T
+    return (y > 0.5).astype(np.float64)[None], p[None]
 
 
 def _said(p: Floats) -> Floats:
     """Return what is said of each class: the most likely one, or the second one from 0.5 on."""
     if p.ndim == 2:
-        return indicators(p.argmax(axis=1).astype(np.float64), p.shape[1])
-    return (p >= 0.5).astype(np.float64)[:, None]
+        return indicators(p.argmax(axis=1).astype(np.float64), p.shape[1]).T
+    return (p >= 0.5).astype(np.float64)[None]
 
 
 def _ratio(one: Floats, two: Floats) -> Floats:
@@ -55,16 +55,14 @@ def _mean(values: Floats) -> Floats:
 
 
 def _right(y: Floats, p: Floats) -> Floats:
-    there, said = _columns(y, p)[0], _said(p)
-    if p.ndim == 2:
-        return np.asarray((there * said).sum(axis=1, keepdims=True))
-    return np.asarray(there == said, dtype=np.float64)
+    right = p.argmax(axis=1) == y if p.ndim == 2 else (p >= 0.5) == (y > 0.5)
+    return np.asarray(right, dtype=np.float64)[None]
 
 
 def _counts(y: Floats, p: Floats) -> Floats:
     """Of each class: said and true, said, true."""
-    there, said = _columns(y, p)[0], _said(p)
-    return np.concatenate([there * said, said, there], axis=1)
+    there, said = _rows_of(y, p)[0], _said(p)
+    return np.concatenate([there * said, said, there])
 
 
 def _thirds(sums: Floats) -> list[Floats]:
@@ -94,28 +92,24 @@ def _placements(y: Floats, p: Floats) -> Floats:
     Signal Processing Letters 21(11), 2014. Half the area is taken off both, so that the sum of the
     two means is the area, and so is its first-order term in a resample.
     """
-    there, chances = _columns(y, p)
-    return np.concatenate([_placed(t, c) for t, c in zip(there.T, chances.T, strict=True)], axis=1)
+    return np.concatenate([_placed(t, c) for t, c in zip(*_rows_of(y, p), strict=True)])
 
 
 def _placed(y: Floats, p: Floats) -> Floats:
     n1 = y.sum()
     n0 = len(y) - n1
     if not n1 or not n0:
-        return np.zeros((len(y), 4))
+        return np.zeros((3, len(y)))
     order, first, last = _ties(p)
-    ones = np.concatenate([[0.0], np.cumsum(y[order])])
-    half = (first + last) / 2  # rows below, those that tie counted half
-    ones_below = (ones[first] + ones[last]) / 2
+    ranked = y[order]
+    ones = np.concatenate([[0.0], np.cumsum(ranked)])
+    ones_below = (ones[first] + ones[last]) / 2  # those that tie counted half
+    zeros_below = (first + last) / 2 - ones_below
     place = np.empty(len(y))
-    place[order] = np.where(y[order] > 0, (half - ones_below) / n0, 1 - ones_below / n1)
-    area = float((y @ place) / n1)
-    found = np.empty((len(y), 4))
-    found[:, 0] = y * (place - area / 2)
-    found[:, 1] = y
-    found[:, 2] = (1 - y) * (place - area / 2)
-    found[:, 3] = 1 - y
-    return found
+    place[order] = np.where(ranked > 0, zeros_below / n0, 1 - ones_below / n1)
+    place -= float(y @ place) / n1 / 2
+    above = y * place
+    return np.stack([above, place - above, y])
 
 
 def _ties(p: Floats) -> tuple[Places, Places, Places]:
@@ -127,21 +121,20 @@ def _ties(p: Floats) -> tuple[Places, Places, Places]:
     return order, np.repeat(starts, lengths), np.repeat(starts + lengths, lengths)
 
 
-def _roc_auc(sums: Floats, _n: int) -> Floats:
+def _roc_auc(sums: Floats, n: int) -> Floats:
     """
     Area under the ROC curve; of several classes, the mean of each against the rest.
 
     Source: Hanley and McNeil, Radiology 143(1), 1982.
     """
-    parts = sums.reshape(*sums.shape[:-1], -1, 4)
-    return _mean(_ratio(parts[..., 0], parts[..., 1]) + _ratio(parts[..., 2], parts[..., 3]))
+    parts = sums.reshape(*sums.shape[:-1], -1, 3)
+    above, below, ones = (parts[..., place] for place in range(3))
+    return _mean(_ratio(above, ones) + _ratio(below, n - ones))
 
 
 def _precisions(y: Floats, p: Floats) -> Floats:
     """What each row adds to the average precision, to first order in a resample."""
-    there, chances = _columns(y, p)
-    found = [_precision_terms(t, c) for t, c in zip(there.T, chances.T, strict=True)]
-    return np.stack(found, axis=1)
+    return np.stack([_precision_terms(t, c) for t, c in zip(*_rows_of(y, p), strict=True)])
 
 
 def _precision_terms(y: Floats, p: Floats) -> Floats:
@@ -169,7 +162,7 @@ def _average_precision(sums: Floats, _n: int) -> Floats:
 
 def _squares(y: Floats, p: Floats) -> Floats:
     centred = y - y.mean()
-    return np.stack([(y - p) ** 2, centred**2, centred], axis=1)
+    return np.stack([(y - p) ** 2, centred**2, centred])
 
 
 def _r2(sums: Floats, n: int) -> Floats:
