@@ -230,7 +230,11 @@ def _train(life: "Lifecycle") -> DAG:
     common = _common(life)
     with _dag(life, "train", [life.asset("request")]) as dag:
         select = SelectRowsOperator(
-            task_id="select", label_column=life.data.label, span=life.select.span, **common
+            task_id="select",
+            label_column=life.data.label,
+            span=life.select.span,
+            embargo=life.embargo,
+            **common,
         )
         features = ArchiveFeaturesOperator(
             task_id="features",

@@ -57,7 +57,7 @@ class Gate(Word):
         shown, and does not count.
     """
 
-    fail_on: FailOn = field(default="error", kw_only=True)
+    fail_on: FailOn = field(default="error", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         known_fail_on(type(self).__name__, self.fail_on)
@@ -190,7 +190,7 @@ class Fair(Gate):
     def __post_init__(self) -> None:
         Gate.__post_init__(self)
         known_metric("Fair", self.metric)
-        _check_by("Fair", self.by)
+        _check_by("Fair", self.by or "")
         between("Fair max_gap", self.max_gap, 0.0, 1e9)
         between("Fair alpha", self.alpha, 0.001, 0.5)
 

@@ -226,16 +226,29 @@ def labelled_until(data: Table, labels: Table) -> datetime:
 
 
 def train_and_holdout(
-    data: Table, labels: Table, *, label: str, span: timedelta
+    data: Table,
+    labels: Table,
+    *,
+    label: str,
+    span: timedelta,
+    embargo: timedelta = timedelta(0),
 ) -> tuple[Selection, Selection]:
     """
     Split by time: the newest labelled window is held out, what came before is learnt.
 
     :param span: how much history to learn from, counted back from the hold-out.
+    :param embargo: how long before the hold-out the rows to learn from end: a label that looks
+        ahead, or a feature made of labels, would know what is held out.
+    :raises ConfigurationError: if the embargo leaves no row to learn from.
+
+    Source: Lopez de Prado, Advances in Financial Machine Learning, 2018, chapter 7.
     """
+    if embargo >= span:
+        msg = f"an embargo of {embargo} leaves nothing of a span of {span}; learn from a longer one"
+        raise ConfigurationError(msg)
     end = labelled_until(data, labels)
     middle = end - labels.window
-    bounds = [(middle - span, middle), (middle, end)]
+    bounds = [(middle - span, middle - embargo), (middle, end)]
     learn, hold = (
         Selection(str(data.ref), str(labels.ref), label, _iso(since), _iso(until))
         for since, until in bounds

@@ -1,5 +1,6 @@
 """Models of a simulation: fitted and asked in this process, never stored."""
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,14 +92,14 @@ class Learner:
 
     def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
         """Fit on windows ``first`` to ``end``, ``end`` excluded."""
-        rows, functions = self._rows(first, end), self.functions
+        rows, functions = self.rows(first, end), self.functions
         if params:
             functions = replace(functions, params={**functions.params, **params})
         return Fit(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
 
     def based(self, model: Fit) -> Fit:
         """Measure a model's own backtest, and what the columns are worth if the policy asks."""
-        rows = self._rows(model.first, model.end)
+        rows = self.rows(model.first, model.end)
         part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
         word = self.setting.policy.trigger(Drift)
         asks = word is not None and word.weights == "importance"
@@ -133,8 +134,12 @@ class Learner:
             own=self.own,
         )
 
-    def _rows(self, first: int, end: int) -> slice:
-        return slice(self.history.bounds[first], self.history.bounds[end])
+    def rows(self, first: int, end: int) -> slice:
+        """Return the rows of windows ``first`` to ``end``, but for those under the embargo."""
+        history = self.history
+        start, stop = history.bounds[first], history.bounds[end]
+        latest = history.start(end) - self.setting.embargo
+        return slice(start, bisect.bisect_left(history.times, latest, start, stop))
 
     def used(self, columns: Sequence[str]) -> list[str]:
         """Return the columns that the features are made of: without them, others come out."""

@@ -173,7 +173,7 @@ class _Replay:
         fitted, shares = {OWN: self.learner.fit(first, holdout, params=params)}, {OWN: share}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)
-            rows = slice(self.history.bounds[begin], self.history.bounds[holdout])
+            rows = self.learner.rows(begin, holdout)
             known = {model.first for model in fitted.values()}
             if begin not in known and enough(self.history.y[rows]):
                 name = f"x{other:g}"

@@ -201,3 +201,22 @@ def test_the_newest_labelled_window_is_held_out(dataset_store, refs):
     assert learn.since == (MONDAY + 2 * WEEK).isoformat()
     times = learn.read(dataset_store).rows["at"].to_pylist()
     assert max(times) < min(hold.read(dataset_store).rows["at"].to_pylist())
+
+
+@pytest.mark.parametrize("embargo", [timedelta(hours=1), timedelta(days=2), timedelta(days=9)])
+def test_no_row_that_is_learnt_lies_within_the_embargo_of_what_is_held_out(
+    dataset_store, refs, embargo
+):
+    data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
+    plain, _ = train_and_holdout(data, labels, label="up", span=3 * WEEK)
+    learn, hold = train_and_holdout(data, labels, label="up", span=3 * WEEK, embargo=embargo)
+    first = min(hold.read(dataset_store).rows["at"].to_pylist())
+    times = learn.read(dataset_store).rows["at"].to_pylist()
+    assert max(times) < first - embargo <= max(times) + timedelta(hours=1)
+    assert (learn.since, learn.data) == (plain.since, plain.data)
+
+
+def test_an_embargo_that_leaves_nothing_to_learn_is_refused(dataset_store, refs):
+    data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
+    with pytest.raises(ConfigurationError, match="embargo of 21 days.*learn from a longer one"):
+        train_and_holdout(data, labels, label="up", span=3 * WEEK, embargo=3 * WEEK)

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.retraining.history import History
+from airflow_mlops.core.retraining.learner import Learner
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
@@ -321,3 +322,10 @@ class TestHistory:
         for missing in (path, tmp_path / "none.parquet"):
             with pytest.raises(ConfigurationError, match="cannot read"):
                 History.read(missing, key="id", time="at", label="y")
+
+
+def test_rows_under_the_embargo_are_not_learnt_from(history, setting, tmp_path):
+    past, asked = history(), setting(embargo=timedelta(hours=50))
+    plain, shorter = (Learner.load(past, s, tmp_path) for s in (setting(), asked))
+    assert plain.rows(3, 10) == slice(3 * ROWS, 10 * ROWS)
+    assert shorter.rows(3, 10) == slice(3 * ROWS, 10 * ROWS - 50)
