@@ -49,7 +49,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
     yield from _metrics(life)
-    if all(isinstance(word, Gate) and word.fail_on == "never" for word in life.gates):
+    if all(getattr(word, "fail_on", "") == "never" for word in life.gates):
         yield "there are no gates that count, and a candidate needs a standard"
 
 
@@ -66,14 +66,14 @@ def _metrics(life: "Lifecycle") -> Iterator[str]:
     for word in life.retrain:
         if isinstance(word, Probe | Decay) and word.metric != life.metric:
             yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
-    for word in life.gates:
-        name = getattr(word, "metric", None)
+    for gate in life.gates:
+        name = getattr(gate, "metric", None)
         wrong = {
             QUANTITIES: name in CLASS_SCORES or name in PROBABILITIES,
             PROBABILITIES: name == "r2" or name in QUANTITIES,
         }
         if any(is_wrong for kind, is_wrong in wrong.items() if life.metric in kind):
-            yield f"{word} does not go with metric={life.metric!r}; choose one of its kind"
+            yield f"{gate} does not go with metric={life.metric!r}; choose one of its kind"
 
 
 def _is(word: object, kind: type[Word]) -> bool:

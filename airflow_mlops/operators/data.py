@@ -347,9 +347,7 @@ class SelectRowsOperator(MlopsOperator):
 
     template_fields = (*MlopsOperator.template_fields, "label_column", "span", "embargo")
 
-    def __init__(
-        self, *, label_column: str, span: str, embargo: str = "0d", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, label_column: str, span: str, embargo: str = "0d", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.label_column = label_column
         self.span = span

@@ -218,5 +218,5 @@ def test_no_row_that_is_learnt_lies_within_the_embargo_of_what_is_held_out(
 
 def test_an_embargo_that_leaves_nothing_to_learn_is_refused(dataset_store, refs):
     data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
-    with pytest.raises(ConfigurationError, match="embargo of 21 days.*learn from a longer one"):
+    with pytest.raises(ConfigurationError, match=r"embargo of 21 days.*learn from a longer one"):
         train_and_holdout(data, labels, label="up", span=3 * WEEK, embargo=3 * WEEK)
