@@ -86,6 +86,9 @@ class Selection:
 
 
 _LABEL = "__label"
+MOST_CLASSES = 100
+"""More different labels than this are a quantity."""
+
 EXAMPLES = 5
 """Values of a label that a message shows."""
 
@@ -141,12 +144,17 @@ class Labelled:
         rows, labels = self.rows.filter(mask), self.labels.filter(mask)
         return Labelled(self.selection, rows, labels, self.time, self.key)
 
+    @property
+    def classes(self) -> int:
+        """How many different labels there are."""
+        return len(self.labels.unique())
+
     def check_classes(self) -> None:
         """
-        Refuse labels that are not two classes, written as 0 and 1 or as booleans.
+        Refuse labels that are not classes: 0 and 1, or booleans, or whole numbers from 0 on.
 
         :raises NotEnoughDataError: if all labels are the same.
-        :raises ConfigurationError: if there are other values.
+        :raises ConfigurationError: if there are other values, or a class between has no row.
         """
         values = self.labels.unique().to_pylist()
         if len(values) < 2:
@@ -156,11 +164,12 @@ class Labelled:
                 "nothing can be learnt from it"
             )
             raise NotEnoughDataError(msg)
-        if set(values) != {0, 1}:  # False is 0, True is 1
+        if len(values) > MOST_CLASSES or set(values) != {*range(len(values))}:  # False is 0
             more = f" and {len(values) - EXAMPLES:,} more" if len(values) > EXAMPLES else ""
             msg = (
-                f"label {self.selection.label!r} of {self.selection.labels} has to be 0 or 1 (or a "
-                f"boolean) for a loss of probabilities; found "
+                f"label {self.selection.label!r} of {self.selection.labels} has to be a class for "
+                f"a loss of probabilities: 0 or 1 (or a boolean), or whole numbers from 0 on, each "
+                f"of which occurs, {MOST_CLASSES} at the most; found "
                 f"{len(values)} values: {', '.join(map(repr, values[:EXAMPLES]))}{more}; offer it "
                 "as one, for instance through a view with 'case when ... then 1 else 0 end', or "
                 "choose a loss of quantities"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from airflow_mlops.core.errors import UserCodeError
+
 Floats = NDArray[np.float64]
 
 BLOCKS = 8
@@ -50,13 +52,29 @@ def _brier(y: Floats, p: Floats) -> Floats:
     Halved, so that two classes written as two columns have the loss of one column, 0 to 1.
     Source: Brier, Monthly Weather Review 78(1), 1950 (who does not halve).
     """
+    p = _known(y, p)
     if p.ndim == 2:
         return np.asarray(((p - indicators(y, p.shape[1])) ** 2).sum(axis=1) / 2)
     return (p - y) ** 2
 
 
+def _known(y: Floats, p: Floats) -> Floats:
+    """See that there is a probability for each class; one that is not known has none."""
+    classes = int(y.max(initial=0.0)) + 1
+    if p.ndim == 1 and classes > 2:
+        msg = (
+            f"labels of {classes} classes, and one number for each row: a model of more than two "
+            "classes answers a probability for each; return an estimator with predict_proba"
+        )
+        raise UserCodeError(msg)
+    if p.ndim == 2 and classes > p.shape[1]:
+        return np.pad(p, ((0, 0), (0, classes - p.shape[1])))
+    return p
+
+
 def _log_loss(y: Floats, p: Floats) -> Floats:
     """Negative log likelihood in nats; probabilities are kept 1e-15 away from 0 and 1."""
+    p = _known(y, p)
     if p.ndim == 2:
         chosen = p[np.arange(len(y)), y.astype(np.int64)]
         return np.asarray(-np.log(np.clip(chosen, 1e-15, 1.0)))

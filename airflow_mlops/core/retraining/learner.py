@@ -132,6 +132,7 @@ class Learner:
             metric=self.setting.metric,
             name=self.setting.features.name,
             own=self.own,
+            classes=self.functions.rows.classes,
         )
 
     def rows(self, first: int, end: int) -> slice:
