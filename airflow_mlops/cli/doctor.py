@@ -59,9 +59,7 @@ def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
     from airflow_mlops.core.evaluation.planted import try_gates_of
 
     if not args.model:
-        msg = (
-            "doctor --gates: whose gates? name the model, as in `airflow mlops doctor NAME --gates`"
-        )
+        msg = "doctor --gates: whose? name the model, as in `airflow mlops doctor NAME --gates`"
         raise ConfigurationError(msg)
     life, state = _declared(args.model, args.dags), state_of(args.model)
     if state.champion is None:

@@ -312,9 +312,10 @@ def predicted(estimator: Any, features: "pd.DataFrame", *, classes: int = 2) -> 
     chances = np.asarray(estimator.predict_proba(features))
     known = chances.shape[1]
     if known < 2 or (classes <= 2 and known > 2):
+        wanted = "exactly" if classes <= 2 else "at least"
         msg = (
-            f"{type(estimator).__name__} was fitted on {known} classes; a classifier "
-            "needs rows of at least two, in every quarter of its training span"
+            f"{type(estimator).__name__} was fitted on {known} classes; a classifier needs rows of "
+            f"{wanted} two, in every quarter of its training span"
         )
         raise NotEnoughDataError(msg)
     if classes <= 2:
