@@ -2,6 +2,7 @@
 Is the candidate better, and for everybody? Two models on the same rows, judged by this package.
 
     python benchmarks/evaluation.py [--rows 1000000] [--without-scikit-learn]
+    python benchmarks/evaluation.py --sizes 1000   # how often a test says "better" of equal models
 """
 
 import argparse
@@ -79,6 +80,36 @@ def nothing(rows: str):
     return lambda: f"{len(sample(rows)[0]):,} rows, pyarrow {pyarrow.__version__}"
 
 
+def size(metric: str, rows: int, rho: float, runs: int) -> float:
+    """Share of runs in which one of two equally good models is called surely better, at 5 %."""
+    import numpy as np
+    from scipy.signal import lfilter
+
+    from airflow_mlops.core.evaluation.comparison import compare_by
+    from airflow_mlops.core.metrics import named
+
+    random, wrong = np.random.default_rng(0), 0
+    for run in range(runs):
+        y = (random.random(rows) < 0.4).astype(float)
+        noise = random.normal(size=(2, rows + 200)) * np.sqrt(1 - rho**2)
+        errors = lfilter([1.0], [1.0, -rho], noise)[:, 200:]
+        champion, candidate = 1 / (1 + np.exp(0.6 - 1.5 * y - errors))
+        found = compare_by(named(metric), y, champion, candidate, seed=run)
+        wrong += found.harm(0.05) < 0
+    return wrong / runs
+
+
+def sizes(runs: int) -> None:
+    """Print the sizes of the tests as a Markdown table."""
+    rhos = (0.0, 0.5, 0.8, 0.95)
+    print(f"| metric | rows | {' | '.join(f'rho {rho:g}' for rho in rhos)} |")
+    print("|---|---:|" + "---:|" * len(rhos))
+    for metric in ("brier", "roc_auc", "recall"):
+        for rows in (168, 336, 1_000):
+            found = (f"{size(metric, rows, rho, runs):.3f}" for rho in rhos)
+            print(f"| {metric} | {rows} | {' | '.join(found)} |", flush=True)
+
+
 WORKS = {"judge": ours, "scikit-learn": plain, "nothing": nothing}
 
 
@@ -87,10 +118,14 @@ def main() -> None:
     parser.add_argument("--rows", default="1000000")
     parser.add_argument("--draws", default="3", help="draws of scikit-learn that are measured")
     parser.add_argument("--without-scikit-learn", action="store_true")
+    parser.add_argument("--sizes", type=int, help="so many runs for each kind of rows")
     parser.add_argument("--child", nargs="+")
     given = parser.parse_args()
     if given.child:
         run_child(WORKS, given.child)
+        return
+    if given.sizes:
+        sizes(given.sizes)
         return
     run = partial(cost_of, sys.argv[0])
     costs = [run("judge", given.rows), run("nothing", given.rows)]

@@ -225,7 +225,8 @@ def _compared(
         return found
     drawn = resampled(metric, y, [champion, candidate], seed=seed)
     difference = drawn[:, 1] - drawn[:, 0]
-    quantiles = tuple(np.nanquantile(difference, LEVELS).tolist())
+    exact = np.nanquantile(difference, LEVELS)
+    quantiles = tuple(float(f"{q:.6g}") for q in exact)  # the ledger keeps them, in 64 kB
     error = float(np.nanstd(difference, ddof=1))
     return replace(found, error=error, blocks=BLOCKS, quantiles=quantiles)
 

@@ -117,10 +117,12 @@ def _same(found: Evaluation) -> tuple[Check, ...]:
 
 def _loads(gate: Loads, found: Evaluation) -> Check:
     """Judge how fast it answers, and whether it computes here what it did when it was trained."""
-    if found.load_ms is None:
-        raise _not_measured(gate, found)
-    text = f"answers a small batch in {found.load_ms:.1f} ms (p95), limit {gate.p95_ms:g}"
     wrong = [f"{found.model}: {c.name}: {c.found}" for c in found.checks if c.status == "failed"]
+    if found.load_ms is None:
+        if not wrong:
+            raise _not_measured(gate, found)
+        return Check("Loads", "failed", "; ".join(wrong))
+    text = f"answers a small batch in {found.load_ms:.1f} ms (p95), limit {gate.p95_ms:g}"
     unknown = [f"{c.name}: {c.found}" for c in found.checks if c.status == "uncertain"]
     slow = found.load_ms > gate.p95_ms
     if gate.memory_mb is not None:

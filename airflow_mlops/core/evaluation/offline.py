@@ -94,7 +94,11 @@ def _same_files(store: ModelStore, candidate: ModelRef, champion: ModelRef | Non
 
 def _loaded(base: Evaluation, model: Any, rows: pa.Table) -> Evaluation:
     """Load the candidate in a process of its own, and see what that takes."""
-    found = load_apart(model.folder, rows, base.model)
+    try:
+        found = load_apart(model.folder, rows, base.model)
+    except UserCodeError as error:
+        failed = ServingCheck("loading", "failed", str(error))
+        return replace(base, checks=(*base.checks, failed))
     trained_in = model.about["recipe"]["environment"]
     checks = base.checks
     if found.environment != trained_in and not checks:  # nobody has asked it what it was asked then

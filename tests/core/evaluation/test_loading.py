@@ -3,10 +3,13 @@
 import pytest
 
 from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.loading import load_apart
+from airflow_mlops.core.evaluation.offline import evaluate
 from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.fit import train_model
+from airflow_mlops.policy import Loads
 
 pytestmark = pytest.mark.services
 
@@ -57,3 +60,14 @@ def test_what_a_model_takes_is_measured_and_it_is_the_environment_of_training(lo
 def test_a_model_that_leans_on_this_process_is_named(loaded):
     with pytest.raises(UserCodeError, match=r"m_\w+@1 does not load or answer.*not in a test any"):
         loaded(features=ALONE)
+
+
+def test_the_gate_refuses_such_a_model(model_store, make_training):
+    training = make_training(features=ALONE)
+    brier = ("brier", loss_function("brier"))
+    ref = ModelRef.parse(train_model(model_store, training, loss=brier, tags={}).model)
+    rows, asked = training.rows.slice(0, 168), {"loss": "brier", "epoch": 0, "seed": 0}
+    found = evaluate(model_store, ref, None, rows, gates=[Loads()], **asked)
+    verdict = judge([Loads()], found)
+    assert verdict.status == "failed"
+    assert "does not load or answer in a process of its own" in verdict.reason

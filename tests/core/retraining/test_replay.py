@@ -329,3 +329,19 @@ def test_rows_under_the_embargo_are_not_learnt_from(history, setting, tmp_path):
     plain, shorter = (Learner.load(past, s, tmp_path) for s in (setting(), asked))
     assert plain.rows(3, 10) == slice(3 * ROWS, 10 * ROWS)
     assert shorter.rows(3, 10) == slice(3 * ROWS, 10 * ROWS - 50)
+
+
+def test_a_metric_of_the_user_is_lived_with_like_one_of_ours(history, setting, user_module):
+    """The same loss under another name gives the same life."""
+    own = f"{user_module('def loss(y, p):' + chr(10) + '    return (p - y) ** 2')}:loss"
+    lives = []
+    for metric in ("brier", own):
+        policy = Retrain((Probe(metric),), cooldown="5d", budget="9 per 30d")
+        gates = (NotWorse(metric), NotWorse("roc_auc", by="x > 0", margin=0.2, fail_on="never"))
+        lives.append(simulate(history(), setting(metric=metric, policy=policy, gates=gates)))
+    one, two = lives
+    assert [s.loss for s in one.steps] == pytest.approx([s.loss for s in two.steps])
+    assert [(p.window, p.trigger) for p in one.promotions] == [
+        (p.window, p.trigger) for p in two.promotions
+    ]
+    assert len(one.promotions) > 1
