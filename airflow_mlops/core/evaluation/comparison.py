@@ -15,6 +15,7 @@ from airflow_mlops.core.metrics import (
     Floats,
     Metric,
     block_means,
+    rarest,
     resampled,
     standard_error,
 )
@@ -255,14 +256,3 @@ def compare_slices(
         one = _compared(known, y[rows], champion[rows], candidate[rows], seed, MIN_SLICE)
         found.append(replace(one, by=name, part=part))
     return tuple(found)
-
-
-def rarest(y: Floats, p: Floats) -> int:
-    """
-    Return how many rows the rarest class has.
-
-    :param y: classes, shape ``(n_rows,)``.
-    :param p: predictions: a column for each class, or one number for each row of two classes.
-    """
-    classes = p.shape[1] if p.ndim == 2 else 2
-    return int(np.bincount(y.astype(np.int64), minlength=classes)[:classes].min())

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from airflow_mlops.core.data.slicing import holm
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison
+from airflow_mlops.core.evaluation.comparison import MIN_RARE, MIN_ROWS, Comparison
 from airflow_mlops.core.evaluation.evaluation import Evaluation, Finding
 from airflow_mlops.policy import (
     SCORES,
@@ -146,6 +146,12 @@ def _absolute(gate: AtLeast | AtMost, found: Evaluation) -> Check:
     if measured.rows < MIN_ROWS:
         text = f"{measured} on {measured.rows} rows; {MIN_ROWS} can decide"
         return Check(name, "uncertain", f"{text}: {_labels(MIN_ROWS - measured.rows)}")
+    rare = measured.rare
+    if rare is not None and rare < MIN_RARE:
+        text = f"{measured} on {rare} rows of the rarest class; {MIN_RARE} can decide"
+        if rare:
+            text += f": {_labels(math.ceil(measured.rows * MIN_RARE / rare) - measured.rows)}"
+        return Check(name, "uncertain", text)
     least = isinstance(gate, AtLeast)
     good = measured.value >= gate.value if least else measured.value <= gate.value
     text = f"{measured}, {'at least' if least else 'at most'} {gate.value:g} wanted"
@@ -223,7 +229,7 @@ def _margin(gate: NotWorse, compared: Comparison) -> float:
 
 
 def _said(gate: NotWorse) -> str:
-    return f"{gate.harm:g}" if gate.metric in SCORES else f"{gate.harm:.0%}"
+    return f"{gate.harm:g}" if gate.metric in SCORES else f"{gate.harm * 100:g}%"
 
 
 def _settle(gate: NotWorse, compared: Comparison) -> str:

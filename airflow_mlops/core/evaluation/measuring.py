@@ -17,11 +17,17 @@ from airflow_mlops.core.evaluation.comparison import (
     Comparison,
     compare_by,
     compare_slices,
-    rarest,
 )
 from airflow_mlops.core.evaluation.evaluation import Evaluation, Finding
 from airflow_mlops.core.evaluation.leaks import strongest_feature
-from airflow_mlops.core.metrics import Floats, Metric, estimates, is_of_classes, resampled
+from airflow_mlops.core.metrics import (
+    Floats,
+    Metric,
+    estimates,
+    is_of_classes,
+    rarest,
+    resampled,
+)
 from airflow_mlops.core.training.functions import called
 from airflow_mlops.core.training.own_metrics import load_function, load_metric
 from airflow_mlops.policy import (

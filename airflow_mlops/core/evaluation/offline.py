@@ -201,7 +201,8 @@ def _why_not_compared(
     if champion is None:
         return "no champion yet"
     if len(holdout) < MIN_ROWS:
-        return f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
+        few = f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
+        return f"{few}: about {MIN_ROWS - len(holdout)} more labels are needed"
     until = opened[champion].about["recipe"]["until"]
     if datetime.fromisoformat(until) > datetime.fromisoformat(holdout.selection.since):
         return f"champion {champion} was fitted on rows up to {until}, inside the hold-out"

@@ -8,6 +8,7 @@ from airflow_mlops.core.metrics.losses import (
     Floats,
     block_means,
     indicators,
+    rarest,
     standard_error,
 )
 from airflow_mlops.core.metrics.metric import Metric, loss_function, measure, named
@@ -30,6 +31,7 @@ __all__ = [
     "loss_function",
     "measure",
     "named",
+    "rarest",
     "resampled",
     "standard_error",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from airflow_mlops.core.errors import NotEnoughDataError
 from airflow_mlops.core.metrics.bootstrap import DRAWS, resampled
-from airflow_mlops.core.metrics.losses import Floats
+from airflow_mlops.core.metrics.losses import Floats, rarest
 from airflow_mlops.core.metrics.metric import Metric, measure, named
 from airflow_mlops.policy import CLASS_SCORES, PROBABILITIES, QUANTITIES
 
@@ -21,6 +21,7 @@ class Estimate:
     :param low: lower end of the 95 % interval, in the unit of the metric.
     :param high: upper end.
     :param rows: rows of the sample.
+    :param rare: rows of the rarest class, where the metric needs some of each.
     """
 
     metric: str
@@ -28,6 +29,7 @@ class Estimate:
     low: float
     high: float
     rows: int
+    rare: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -69,7 +71,8 @@ def estimate(
     found = resampled(metric.on(y, p), y, [p], seed=seed, draws=draws)[:, 0]
     tail = (1 - level) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
-    return Estimate(metric.name, value, float(low), float(high), len(y))
+    rare = rarest(y, p) if metric.of_classes else None
+    return Estimate(metric.name, value, float(low), float(high), len(y), rare)
 
 
 def estimates(

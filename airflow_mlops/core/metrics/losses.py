@@ -45,6 +45,17 @@ def indicators(y: Floats, classes: int) -> Floats:
     return np.asarray(y[:, None] == np.arange(classes), dtype=np.float64)
 
 
+def rarest(y: Floats, p: Floats) -> int:
+    """
+    Return how many rows the rarest class has.
+
+    :param y: classes, shape ``(n_rows,)``.
+    :param p: predictions: a column for each class, or one number for each row of two classes.
+    """
+    classes = p.shape[1] if p.ndim == 2 else 2
+    return int(np.bincount(y.astype(np.int64), minlength=classes)[:classes].min())
+
+
 def _brier(y: Floats, p: Floats) -> Floats:
     """
     Squared error of a probability; of several classes, half the sum over them.

@@ -244,6 +244,15 @@ def test_too_few_rows_are_uncertain_never_passed():
     assert "on 40 rows; 100 can decide" in verdict.reason
 
 
+def test_a_standard_is_not_met_by_a_handful_of_rows_of_one_class():
+    few = replace(found(), metrics=(Estimate("recall", 0.99, 0.9, 1.0, 400, 12),))
+    verdict = judge([AtLeast("recall", 0.5)], few)
+    assert verdict.status == "uncertain"
+    assert "on 12 rows of the rarest class; 30 can decide: about 600 more" in verdict.reason
+    enough = replace(few, metrics=(replace(few.metrics[0], rare=30),))
+    assert judge([AtLeast("recall", 0.5)], enough).status == "passed"
+
+
 def test_evaluation_and_verdict_round_trip_through_json():
     seen = (Finding("Output()", None, 0.0, 1.0, 336, "why"),)
     evaluation = found(note="n", burden="better", findings=seen, same="answers", memory_mb=1.5)

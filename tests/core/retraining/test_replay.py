@@ -214,7 +214,7 @@ def test_a_standard_nobody_meets_is_said(history, setting):
 def test_labels_that_training_refuses_are_refused(history, setting):
     rows = table().to_pandas()
     rows["y"] = 2 * rows["y"] - 1
-    with pytest.raises(ConfigurationError, match=r"'y' of m[.]labels@1 has to be 0 or 1"):
+    with pytest.raises(ConfigurationError, match=r"'y' of m[.]labels@1 has to be a class"):
         simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), setting())
 
 
