@@ -116,7 +116,19 @@ def _known(answers: Answers, gates: Sequence[Gate], loss: Metric) -> dict[str, M
                 f"{type(gate).__name__}: {name} is of {what}, and {loss.name} is not; name another"
             )
             raise ConfigurationError(msg)
+        _check_direction(gate, known[name])
     return known
+
+
+def _check_direction(gate: Gate, metric: Metric) -> None:
+    """See that a standard for a metric of the user points to where it says that it is better."""
+    if isinstance(gate, AtLeast | AtMost) and isinstance(gate, AtLeast) != metric.greater_is_better:
+        better, other = ("more", AtLeast) if metric.greater_is_better else ("less", AtMost)
+        msg = (
+            f"{gate}: of {metric.name} {better} is better, as its greater_is_better says: write "
+            f"{other.__name__}({metric.name!r}, {gate.value:g}), or correct that attribute"
+        )
+        raise ConfigurationError(msg)
 
 
 def _aligned(answers: Answers) -> Answers:

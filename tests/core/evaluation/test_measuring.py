@@ -383,6 +383,16 @@ def test_metrics_of_the_user_are_judged_as_those_of_ours(user_module):
     assert f"{2 * found.difference:+.4f}" in own
 
 
+def test_a_standard_against_the_direction_of_a_users_metric_is_refused(user_module):
+    name = user_module(OWN)
+    for gate, says in (
+        (AtLeast(f"{name}:cost", 0.5), "less is better.*write AtMost"),
+        (AtMost(f"{name}:gini", 0.5), "more is better.*write AtLeast"),
+    ):
+        with pytest.raises(ConfigurationError, match=says):
+            judged(gate, binary())
+
+
 def test_a_score_of_classes_does_not_go_with_quantities():
     given = replace(binary(), y=np.random.default_rng(0).normal(size=1_000))
     with pytest.raises(ConfigurationError, match="AtLeast: roc_auc is of classes, and squared"):
