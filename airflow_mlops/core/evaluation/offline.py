@@ -100,10 +100,12 @@ def _loaded(base: Evaluation, model: Any, rows: pa.Table) -> Evaluation:
         failed = ServingCheck("loading", "failed", str(error))
         return replace(base, checks=(*base.checks, failed))
     trained_in = model.about["recipe"]["environment"]
-    checks = base.checks
-    if found.environment != trained_in and not checks:  # nobody has asked it what it was asked then
-        text = f"it loads in {found.environment}, and was trained in {trained_in}"
-        checks = (ServingCheck("environment", "uncertain", text),)
+    same = found.environment == trained_in
+    text = f"it loads in {found.environment}, {'as' if same else 'not as'} it was trained"
+    # another environment is fine if it gives the features and answers of training there
+    known = same or any(check.name == "answers" for check in base.checks)
+    environment = ServingCheck("environment", "ok" if known else "uncertain", text)
+    checks = (*base.checks, environment)
     return replace(base, load_ms=found.p95_ms, memory_mb=found.memory_mb, checks=checks)
 
 

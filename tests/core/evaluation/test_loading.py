@@ -71,3 +71,21 @@ def test_the_gate_refuses_such_a_model(model_store, make_training):
     verdict = judge([Loads()], found)
     assert verdict.status == "failed"
     assert "does not load or answer in a process of its own" in verdict.reason
+
+
+def test_another_environment_is_uncertain_while_nobody_asks_for_its_answers(
+    model_store, make_training, dataset_store, package
+):
+    package("1.0", name="something-else")
+    training = make_training()
+    brier = ("brier", loss_function("brier"))
+    ref = ModelRef.parse(train_model(model_store, training, loss=brier, tags={}).model)
+    package("2.0", name="something-else")
+    rows, asked = training.rows.slice(0, 168), {"loss": "brier", "epoch": 0, "seed": 0}
+    for datasets, expected in ((None, "uncertain"), (dataset_store, "passed")):
+        found = evaluate(
+            model_store, ref, None, rows, gates=[Loads(60_000)], datasets=datasets, **asked
+        )
+        verdict = judge([Loads(60_000)], found)
+        assert verdict.status == expected
+        assert "not as it was trained" in str(found.checks)

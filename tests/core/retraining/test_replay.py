@@ -345,3 +345,13 @@ def test_a_metric_of_the_user_is_lived_with_like_one_of_ours(history, setting, u
         (p.window, p.trigger) for p in two.promotions
     ]
     assert len(one.promotions) > 1
+
+
+def test_several_classes_are_lived_with(history, setting):
+    rows = table(windows=14, turn=99)
+    third = np.digitize(rows["x"].to_numpy(), [-0.4, 0.4])
+    rows = rows.set_column(rows.schema.get_field_index("y"), "y", pa.array(third))
+    gates = (AtLeast("roc_auc", 0.6), NotWorse("brier"), NotWorse("f1", margin=0.1))
+    found = simulate(history(rows), setting(gates=gates))
+    assert len(found.steps) == 4
+    assert found.loss() < 0.2
