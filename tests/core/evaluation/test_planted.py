@@ -1,7 +1,8 @@
 """Bad models that are made on purpose: the usual gates refuse each, and let a good one pass."""
 
+import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -79,13 +80,6 @@ def test_gates_that_are_too_wide_let_a_bad_model_pass_and_it_shows(said):
     assert {one.verdict.status for one in none} == {"passed"}
 
 
-SEVERAL = """
-    from sklearn.linear_model import LogisticRegression
-
-    def fit(X, y, *, seed):
-        return LogisticRegression(random_state=seed).fit(X, (X["y"] > 0) + 1.0 * (X["y"] > 1))
-"""
-
 QUANTITY = """
     from sklearn.linear_model import LinearRegression
 
@@ -121,10 +115,8 @@ class TestOfAChampion:
     def test_its_own_recipe_and_hold_out_are_taken(
         self, model_store, dataset_store, champion, make_training
     ):
-        import json
-
         span = make_training().rows.selection
-        until = (datetime_of(span.until) + timedelta(days=7)).isoformat()
+        until = (datetime.fromisoformat(span.until) + timedelta(days=7)).isoformat()
         held = replace(span, since=span.until, until=until).read(dataset_store)
         found = evaluate(model_store, champion, None, held, loss="brier", epoch=0, seed=0)
         run = model_store.get(champion).run_id
@@ -137,9 +129,3 @@ class TestOfAChampion:
     def test_one_that_never_was_judged_has_no_hold_out(self, model_store, dataset_store, champion):
         with pytest.raises(ConfigurationError, match=f"{champion} was never judged"):
             try_gates_of(model_store, dataset_store, champion, [NoLeak()], metric="brier")
-
-
-def datetime_of(text):
-    from datetime import datetime
-
-    return datetime.fromisoformat(text)
