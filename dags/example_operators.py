@@ -121,15 +121,20 @@ with DAG("example_train", schedule=[request], catchup=False, max_active_runs=1, 
         selection=history.output,
         seed=7,
     )
+    gates = [gate.to_dict() for gate in GATES]
     evaluate = EvaluateModelOperator(
-        task_id="evaluate", model=MODEL, trained=train.output, selection=history.output
+        task_id="evaluate",
+        model=MODEL,
+        trained=train.output,
+        selection=history.output,
+        gates=gates,
     )
     gate = JudgeCandidateOperator(
         task_id="gate",
         model=MODEL,
         evaluation=evaluate.output,
         selection=history.output,
-        gates=[gate.to_dict() for gate in GATES],
+        gates=gates,
     )
     SubmitCandidateOperator(
         task_id="submit",

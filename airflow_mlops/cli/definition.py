@@ -108,6 +108,13 @@ _NUMBER = Arg(
     ("--window",), help="number of a window; the newest if not given", type=int, default=None
 )
 _OUT = Arg(("--out",), help="file to write; else the page is printed", default="")
+_WHOSE_GATES = Arg(("model",), nargs="?", help="with --gates: name of the model")
+_GATES = Arg(
+    ("--gates",),
+    help="judge bad models, made on purpose, by the gates of the model",
+    action="store_true",
+)
+_DECLARED = Arg(("--dags",), help="Dag file that declares it; else the Dag folder is searched")
 _NO_TRIGGER = Arg(
     ("--no-trigger",), help="only record the request; the next tick answers", action="store_true"
 )
@@ -136,7 +143,14 @@ def get_cli_commands() -> list[GroupCommand]:
             _OUT,
             module="monitoring",
         ),
-        _verb("doctor", "check connections, schema, ledger and aliases"),
+        _verb(
+            "doctor",
+            "check connections, schema, ledger and aliases, or what the gates of a model let pass",
+            _WHOSE_GATES,
+            _GATES,
+            _DECLARED,
+            module="doctor",
+        ),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),
     )
     return [GroupCommand("mlops", "Models: decisions, champions, rollbacks", subcommands=verbs)]

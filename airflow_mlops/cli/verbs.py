@@ -9,8 +9,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowNotFoundException
-
 from airflow_mlops.cli.verb import (
     conn_id,
     line_of,
@@ -23,12 +21,11 @@ from airflow_mlops.cli.verb import (
     verb,
     who,
 )
-from airflow_mlops.core.errors import ConfigurationError, MlopsError
+from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
-from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.policy import duration
 
 RECENT = 50
@@ -127,26 +124,6 @@ def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
 
 
 @verb
-def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
-    """Check connections, schema, ledger and aliases; exit code 1 if something is broken."""
-    checks = {
-        "connection to the dataset store": _check_datasets,
-        "connection to MLflow": _check_mlflow,
-        "schema mlops": _check_schema,
-        "ledger and aliases": _check_models,
-    }
-    results = {}
-    for name, check in checks.items():
-        try:
-            results[name] = {"ok": True, "found": check()}
-        except (MlopsError, AirflowNotFoundException) as error:
-            results[name] = {"ok": False, "found": f"{type(error).__name__}: {error}"}
-    lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
-    healthy = all(r["ok"] for r in results.values())
-    return {"healthy": healthy, "checks": results}, "\n".join(lines)
-
-
-@verb
 def migrate(args: Namespace) -> tuple[dict[str, Any], str]:
     """Bring schema ``mlops`` to the newest version; needs a login that may create roles."""
     from airflow_mlops.core import migrations
@@ -156,35 +133,6 @@ def migrate(args: Namespace) -> tuple[dict[str, Any], str]:
     migrations.upgrade(dsn)
     text = f"schema mlops: {before[0]} -> {before[1]}" if before else "schema mlops is up to date"
     return {"before": before}, text
-
-
-def _check_datasets() -> str:
-    return open_datasets().root
-
-
-def _check_mlflow() -> str:
-    from airflow_mlops.core.training.answers import ping
-
-    return ping(MlflowHook(conn_id("mlflow")).get_conn())
-
-
-def _check_schema() -> str:
-    from airflow_mlops.core import migrations
-
-    behind = migrations.pending(LedgerHook(conn_id("ledger")).dsn())
-    if behind:
-        msg = f"schema mlops is at {behind[0]}, newest is {behind[1]}: airflow mlops migrate"
-        raise ConfigurationError(msg)
-    return "up to date"
-
-
-def _check_models() -> str:
-    registry, lines = open_registry(), []
-    for name in registry.ledger.models():
-        repaired = registry.reconcile(name)
-        number, _ = registry.ledger.state(name).head
-        lines.append(f"{name}: {number} entries verified, {'; '.join(repaired) or 'aliases agree'}")
-    return "; ".join(lines) or "no model yet"
 
 
 def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]:

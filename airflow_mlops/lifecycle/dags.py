@@ -243,7 +243,11 @@ def _train(life: "Lifecycle") -> DAG:
     common = connections(life)
     with new_dag(life, "train", [life.asset("request")]) as dag:
         select = SelectRowsOperator(
-            task_id="select", label_column=life.data.label, span=life.select.span, **common
+            task_id="select",
+            label_column=life.data.label,
+            span=life.select.span,
+            embargo=life.embargo,
+            **common,
         )
         features = ArchiveFeaturesOperator(
             task_id="features",
@@ -290,13 +294,14 @@ def _history(life: "Lifecycle", selection: Any, features: Any, common: Mapping[s
 
 def _judge(life: "Lifecycle", trained: Any, common: Mapping[str, Any]) -> None:
     """Measure and judge what was trained; submit it, or go back."""
+    gates = [gate.to_dict() for gate in life.gates]
     evaluate = EvaluateModelOperator(
-        task_id="evaluate", trained=trained, metric=life.metric, **common
+        task_id="evaluate", trained=trained, metric=life.metric, gates=gates, **common
     )
     gate = JudgeCandidateOperator(
         task_id="gate",
         evaluation=evaluate.output,
-        gates=[gate.to_dict() for gate in life.gates],
+        gates=gates,
         **common,
     )
     SubmitCandidateOperator(

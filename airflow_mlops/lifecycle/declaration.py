@@ -25,6 +25,7 @@ from airflow_mlops.policy import (
     Growth,
     Health,
     Loads,
+    NoLeak,
     NotWorse,
     OnRequest,
     Probe,
@@ -35,6 +36,7 @@ from airflow_mlops.policy import (
     Table,
     Trigger,
     Window,
+    duration,
 )
 
 declared: "ContextVar[list[Lifecycle] | None]" = ContextVar("declared", default=None)
@@ -59,7 +61,8 @@ class Lifecycle:
     :param params: parameters for the training function.
     :param seed: seed handed to the training function.
     :param metric: per-row loss in which models are compared: ``brier``, ``log_loss``,
-        ``absolute_error`` or ``squared_error``.
+        ``absolute_error`` or ``squared_error``, or your own, ``module:function`` of ``(y, p) ->
+        losses``.
     :param slices: columns by which the served loss is measured, too, such as ``("day",)``.
     :param retrain: reasons to retrain.
     :param cooldown: shortest time between two attempts, by the clock of the data.
@@ -98,7 +101,7 @@ class Lifecycle:
     cooldown: str = "7d"
     budget: str = "4 per 30d"
     rounds: int = 2
-    gates: Sequence[Gate] = (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
+    gates: Sequence[Gate] = (Loads(), NoLeak(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
     contract: Contract = field(default_factory=Contract)
     dependencies: Dependencies = field(default_factory=Dependencies)
     rollout: Sequence[Stage] = (Full(),)
@@ -152,6 +155,16 @@ class Lifecycle:
     def labels(self) -> str:
         """Name of the dataset of labels."""
         return f"{self.name}.labels"
+
+    @property
+    def embargo(self) -> str:
+        """How long before the hold-out the rows to learn from end."""
+        if self.select.embargo is not None:
+            return self.select.embargo
+        late = [self.data.lateness]
+        if self.sql is not None:
+            late.append(self.sql.known_after.get("labels", "0d"))
+        return max(late, key=duration)
 
     def asset(self, what: str) -> Asset:
         """Return one of the model's assets: ``data``, ``request``, ``candidate``, ``champion``."""

@@ -1,24 +1,27 @@
 """What cannot work in a declaration; found at night, it would be a failed task."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.policy import (
+    CLASS_SCORES,
     LOSSES,
+    PROBABILITIES,
+    QUANTITIES,
     Approval,
-    Better,
     Contract,
     Decay,
     Dependencies,
     Gate,
     Health,
-    NotWorse,
     Probe,
     Trigger,
     Word,
+    is_own,
+    known_metric,
     rollout_plan,
 )
 
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
 def problems(life: "Lifecycle") -> Iterator[str]:
     """Say what cannot work; found at night, it would be a failed task."""
-    if life.metric not in LOSSES:
-        yield f"unknown metric {life.metric!r}; known: {', '.join(LOSSES)}"
     lists = {
         "gates": life.gates,
         "retrain": life.retrain,
@@ -52,22 +53,41 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if life.rounds < 1:
         yield f"rounds={life.rounds!r}: an attempt has one round or more"
-    if not life.gates:
-        yield "there are no gates, and a candidate needs a standard"
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
-    yield from (
-        f"{word!r} is no reason to roll back; known: Decay"
-        for word in life.rollback
-        if not isinstance(word, Decay)
-    )
+    back: Sequence[object] = life.rollback
+    strangers = [word for word in back if not isinstance(word, Decay)]
+    yield from (f"{word!r} is no reason to roll back; known: Decay" for word in strangers)
     try:
         rollout_plan(life.rollout)
     except ValueError as error:
         yield str(error)
-    for word in (*life.gates, *life.retrain, *life.rollback):
-        if isinstance(word, NotWorse | Better | Probe | Decay) and word.metric != life.metric:
+    yield from _metrics(life)
+    if all(getattr(word, "fail_on", "") == "never" for word in life.gates):
+        yield "there are no gates that count, and a candidate needs a standard"
+
+
+def _metrics(life: "Lifecycle") -> Iterator[str]:
+    """Say which metrics do not go together."""
+    if life.metric not in LOSSES and not is_own(life.metric):
+        known = ", ".join(LOSSES)
+        yield f"unknown metric {life.metric!r}; known: {known}, or your own 'module:function'"
+    if is_own(life.metric):
+        try:
+            known_metric("metric", life.metric)
+        except ValueError as error:
+            yield str(error)
+    for word in (*life.retrain, *life.rollback):
+        if isinstance(word, Probe | Decay) and word.metric != life.metric:
             yield f"{word} compares in another loss than metric={life.metric!r}; give them one"
+    for gate in life.gates:
+        name = getattr(gate, "metric", None)
+        wrong = {
+            QUANTITIES: name in CLASS_SCORES or name in PROBABILITIES,
+            PROBABILITIES: name == "r2" or name in QUANTITIES,
+        }
+        if any(is_wrong for kind, is_wrong in wrong.items() if life.metric in kind):
+            yield f"{gate} does not go with metric={life.metric!r}; choose one of its kind"
 
 
 def _is(word: object, kind: type[Word]) -> bool:

@@ -86,6 +86,7 @@ def simulate(life: Lifecycle, past: Past, *, policy: Lifecycle | None = None) ->
             life.data.columns or history.columns,
             past.warmup,
             past.delay,
+            duration(rules.embargo),
         ),
     )
 

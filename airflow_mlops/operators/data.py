@@ -342,14 +342,16 @@ class SelectRowsOperator(MlopsOperator):
 
     :param label_column: column of the labels.
     :param span: how much history to learn from, such as ``"182d"``.
+    :param embargo: rows so shortly before the hold-out are not learnt from, such as ``"2d"``.
     """
 
-    template_fields = (*MlopsOperator.template_fields, "label_column", "span")
+    template_fields = (*MlopsOperator.template_fields, "label_column", "span", "embargo")
 
-    def __init__(self, *, label_column: str, span: str, **kwargs: Any) -> None:
+    def __init__(self, *, label_column: str, span: str, embargo: str = "0d", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.label_column = label_column
         self.span = span
+        self.embargo = embargo
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the decision, and name the rows; nothing is copied."""
@@ -371,6 +373,7 @@ class SelectRowsOperator(MlopsOperator):
             store.open(DatasetRef.parse(evidence["labels"])),
             label=self.label_column,
             span=span,
+            embargo=duration(self.embargo),
         )
         self.log.info("decision %d: %s", decision.seq, decision.reason)
         return {

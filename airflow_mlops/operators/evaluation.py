@@ -20,9 +20,11 @@ class EvaluateModelOperator(MlopsOperator):
     :param trained: what ``TrainModelOperator`` returned (templated).
     :param selection: what ``SelectRowsOperator`` returned (templated).
     :param metric: the per-row loss both are compared in.
+    :param gates: the words that ``JudgeCandidateOperator`` is given: what they ask about beside the
+        metric is measured here, where the rows are (templated).
     """
 
-    template_fields = (*MlopsOperator.template_fields, "trained", "selection", "metric")
+    template_fields = (*MlopsOperator.template_fields, "trained", "selection", "metric", "gates")
     operator_extra_links = (MlflowRunLink(), ReportLink())
 
     def __init__(
@@ -31,12 +33,14 @@ class EvaluateModelOperator(MlopsOperator):
         trained: Xcom,
         selection: Xcom,
         metric: str = "brier",
+        gates: Sequence[Mapping[str, Any]] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.trained = trained
         self.selection = selection
         self.metric = metric
+        self.gates = gates
         self.urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -44,6 +48,7 @@ class EvaluateModelOperator(MlopsOperator):
         from airflow_mlops.core.data.selection import Selection
         from airflow_mlops.core.evaluation.offline import evaluate
         from airflow_mlops.core.training.models import EVALUATION
+        from airflow_mlops.policy import Gate
 
         champion, hook = self.selection["champion"], MlflowHook(self.mlflow_conn_id)
         store, run_id, datasets = hook.models(), self.trained["run_id"], self.datasets()
@@ -57,6 +62,7 @@ class EvaluateModelOperator(MlopsOperator):
             seed=0,
             burden=self.selection["burden"],
             datasets=datasets,
+            gates=[Gate.from_dict(gate) for gate in self.gates],
         )
         store.log_metrics(run_id, {f"holdout_{m.metric}": m.value for m in found.metrics})
         store.log_document(run_id, EVALUATION, json.dumps(found.to_dict(), indent=1))
@@ -64,7 +70,7 @@ class EvaluateModelOperator(MlopsOperator):
             MlflowRunLink.name: hook.run_url(run_id),
             ReportLink.name: hook.run_url(run_id, artifact=EVALUATION),
         }
-        for line in (*found.metrics, *found.comparisons, *found.checks):
+        for line in (*found.metrics, *found.comparisons, *found.checks, *found.findings):
             self.log.info("%s: %s", found.model, line)
         return found.to_dict()
 
@@ -99,7 +105,8 @@ class JudgeCandidateOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Judge; a candidate that failed is refused in the ledger."""
         from airflow_mlops.core.deployment.registry import Ask
-        from airflow_mlops.core.evaluation.gate import Evaluation, judge
+        from airflow_mlops.core.evaluation.evaluation import Evaluation
+        from airflow_mlops.core.evaluation.gate import judge
         from airflow_mlops.policy import Gate
 
         found = Evaluation.from_dict(self.evaluation)

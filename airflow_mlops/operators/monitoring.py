@@ -253,8 +253,8 @@ class MeasurePerformanceOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Join predictions with labels, window by window."""
-        from airflow_mlops.core.metrics import loss_function
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
+        from airflow_mlops.core.training.own_metrics import load_loss
 
         state = self.ledger().state(self.model)
         champion, store = self.champion_of(state, "to measure"), self.datasets()
@@ -266,7 +266,7 @@ class MeasurePerformanceOperator(MlopsOperator):
             store.open(DatasetRef.parse(self.labels["ref"])),
             self.label_column,
             self.metric,
-            loss_function(self.metric),
+            load_loss(self.metric),
             tuple(self.slices),
             self.challenger,
         )

@@ -226,15 +226,15 @@ class TrainModelOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect the recipe's parts, train, and return the version."""
-        from airflow_mlops.core.metrics import loss_function
         from airflow_mlops.core.training.fit import train_model
+        from airflow_mlops.core.training.own_metrics import load_loss
 
         hook = MlflowHook(self.mlflow_conn_id)
         training = self._training(context)
         done = train_model(
             hook.models(),
             training,
-            loss=(self.metric, loss_function(self.metric)),
+            loss=(self.metric, load_loss(self.metric)),
             tags=self._tags(context),
         )
         self.urls = {

@@ -7,16 +7,26 @@ an import error of the Dag file and not a failed task at night.
 
 from airflow_mlops.policy.data import Arrival, Sql, Table, Window
 from airflow_mlops.policy.gates import (
+    CLASS_SCORES,
     LOSSES,
     PROBABILITIES,
+    QUANTITIES,
+    SCORES,
     AtLeast,
     AtMost,
     Better,
+    Calibrated,
+    Custom,
+    Fair,
     Gate,
     Loads,
+    NoLeak,
     NotWorse,
+    Output,
+    is_own,
+    known_metric,
 )
-from airflow_mlops.policy.monitoring import Contract, Dependencies, Health
+from airflow_mlops.policy.monitoring import Contract, Dependencies, FailOn, Health
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -47,19 +57,26 @@ from airflow_mlops.policy.words import Word, duration
 
 __all__ = [
     "AB",
+    "CLASS_SCORES",
     "LOSSES",
     "PROBABILITIES",
+    "QUANTITIES",
+    "SCORES",
     "Approval",
     "Arrival",
     "AtLeast",
     "AtMost",
     "Better",
+    "Calibrated",
     "Canary",
     "Contract",
+    "Custom",
     "Decay",
     "Dependencies",
     "DependencyChange",
     "Drift",
+    "FailOn",
+    "Fair",
     "Full",
     "Gate",
     "Growth",
@@ -68,8 +85,10 @@ __all__ = [
     "Loads",
     "MaxAge",
     "NewRows",
+    "NoLeak",
     "NotWorse",
     "OnRequest",
+    "Output",
     "Probe",
     "Regret",
     "Retrain",
@@ -83,6 +102,8 @@ __all__ = [
     "Window",
     "Word",
     "duration",
+    "is_own",
+    "known_metric",
     "rollout_plan",
     "share_of",
 ]

@@ -103,11 +103,15 @@ class Window(Word):
     :param step: length of one window: the unit of monitoring, of labels and of the hold-out.
     :param shorter: shares of ``span`` that a retrain also tries: old rows may be wrong by now. One
         of them is taken if its model is surely better on the hold-out; empty: always ``span``.
+    :param embargo: rows so shortly before the hold-out are not learnt from, such as ``"2d"``: as
+        long as a label looks ahead, and a feature made of labels looks back. None: as long as rows
+        and labels may be late (``lateness`` of the table, ``known_after`` of the labels).
     """
 
     span: str
     step: str = "7d"
     shorter: tuple[float, ...] = (0.25, 0.0625)
+    embargo: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shorter", tuple(self.shorter))
@@ -115,4 +119,7 @@ class Window(Word):
             between("Window shorter", share, 1e-6, 0.999999)
         if duration(self.span) < 2 * duration(self.step):
             msg = f"span {self.span!r} must hold two windows of {self.step!r} or more"
+            raise ValueError(msg)
+        if self.embargo is not None and duration(self.embargo) >= duration(self.span):
+            msg = f"Window embargo {self.embargo!r} leaves nothing of span {self.span!r}"
             raise ValueError(msg)

@@ -31,13 +31,13 @@ def test_loads_nothing():
 
 
 def test_every_verb_has_a_function_and_can_print_json():
-    from airflow_mlops.cli import datasets, monitoring, policies, verbs, versions
+    from airflow_mlops.cli import datasets, doctor, monitoring, policies, verbs, versions
     from airflow_mlops.cli.definition import get_cli_commands
 
     (group,) = get_cli_commands()
     assert group.name == "mlops"
     for verb in group.subcommands:
-        modules = (verbs, versions, datasets, monitoring, policies)
+        modules = (verbs, versions, datasets, monitoring, policies, doctor)
         found = [getattr(module, verb.name, None) for module in modules]
         assert len([function for function in found if callable(function)]) == 1
         assert "--json" in [flag for arg in verb.args for flag in arg.flags]

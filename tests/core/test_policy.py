@@ -12,12 +12,15 @@ from airflow_mlops.policy import (
     AtLeast,
     AtMost,
     Better,
+    Calibrated,
     Canary,
     Contract,
+    Custom,
     Decay,
     Dependencies,
     DependencyChange,
     Drift,
+    Fair,
     Full,
     Gate,
     Growth,
@@ -26,8 +29,10 @@ from airflow_mlops.policy import (
     Loads,
     MaxAge,
     NewRows,
+    NoLeak,
     NotWorse,
     OnRequest,
+    Output,
     Probe,
     Regret,
     Retrain,
@@ -47,7 +52,7 @@ WORDS = (
     Table("c", "t", "id", "at", "y", "l", "2d", ("id", "at", "x"), stale="2h"),
     Sql("select * from rows", {"weather": "w"}, {"labels": "7d"}),
     Arrival("10m"),
-    Window("182d", "7d", (0.5,)),
+    Window("182d", "7d", (0.5,), "2d"),
     Probe("log_loss", 0.1, 0.01, 60, "a.b:fit"),
     Regret(1.0, "a.b:fit"),
     Growth(2.0),
@@ -66,6 +71,12 @@ WORDS = (
     AtMost("brier", 0.2),
     Better("brier", 0.01),
     NotWorse("brier", 0.03, 0.1),
+    NotWorse("recall", by="hour >= 18", fail_on="warn"),
+    Fair("recall", "town", 0.1, fail_on="never"),
+    Calibrated(0.1),
+    Output(0.0, 100.0),
+    NoLeak(0.9),
+    Custom("checks:sane"),
     Approval(("lead", "owner"), "1d"),
     Contract("warn", ("null", "new category")),
     Dependencies("warn", "/opt/constraints.txt"),
@@ -99,6 +110,19 @@ def test_every_word_is_tested_here():
         (lambda: Table("c", "t", "i", "a", "y", "l", stale="0h"), "Table stale is '0h'"),
         (lambda: Window("7d", "7d"), "must hold two windows"),
         (lambda: Window("70d", "7d", (1.0,)), "Window shorter.*1.0"),
+        (lambda: Window("70d", embargo="10w"), "embargo '10w' leaves nothing of span '70d'"),
+        (lambda: Window("70d", embargo="soon"), "soon"),
+        (lambda: NotWorse("auc"), "NotWorse: unknown metric 'auc'; known: absolute_error, .*own"),
+        (lambda: Better("costs.missed:"), "'costs.missed:'; it has to be 'module:function'"),
+        (lambda: NotWorse(by=" "), "NotWorse by is ' '; it has to be a column"),
+        (lambda: NotWorse(margin=-1), "NotWorse margin.*not -1"),
+        (lambda: NotWorse(fail_on="always"), "NotWorse fail_on is 'always'; known: 'error'"),
+        (lambda: Loads(memory_mb=0), "Loads memory_mb"),
+        (lambda: Output(1.0, 0.0), "Output low is 1.0 and high is 0.0"),
+        (lambda: NoLeak(1.1), "NoLeak limit must lie between 0.5 and 1, not 1.1"),
+        (lambda: Calibrated(0), "Calibrated max_error"),
+        (lambda: Fair("recall", "", 0.1), "Fair by is "),
+        (lambda: Custom("sane"), "Custom check is 'sane'; it has to be 'module:function'"),
         (lambda: Arrival("0s"), "Arrival interval is '0s'"),
         (lambda: NewRows(0), "NewRows rows.*0"),
         (lambda: Decay(drop=-1), "Decay drop.*-1"),
@@ -217,3 +241,9 @@ def test_what_is_known_later_has_to_be_an_input():
         Sql("select * from rows", known_after={"lables": "7d"})
     with pytest.raises(ValueError, match="not a duration: 'soon'"):
         Sql("select * from rows", known_after={"labels": "soon"})
+
+
+def test_a_margin_that_is_not_given_is_that_of_its_kind():
+    words = NotWorse("brier"), NotWorse("roc_auc"), NotWorse("a:b"), NotWorse("recall", by="town")
+    assert [word.margin for word in words] == [0.02, 0.005, 0.02, 0.05]
+    assert NotWorse("roc_auc", margin=0.0).margin == 0.0

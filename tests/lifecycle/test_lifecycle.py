@@ -10,7 +10,7 @@ import pytest
 
 from airflow_mlops import policy as words
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.metrics import LOSSES
+from airflow_mlops.core.metrics import LOSSES, SCORES
 from airflow_mlops.lifecycle import Lifecycle
 
 pytestmark = pytest.mark.airflow
@@ -246,6 +246,7 @@ class TestRefused:
             ({"features": "module.function"}, "module.function"),
             ({"train": "a:b:c"}, "a:b:c"),
             ({"gates": []}, "no gates"),
+            ({"retrain": [words.Probe("costs:missed")]}, "another loss than metric='brier'"),
             ({"cooldown": "soon"}, "soon"),
             ({"budget": "many"}, "many"),
             ({"budget": "4 per week"}, "week"),
@@ -264,8 +265,15 @@ class TestRefused:
             ({"feature_params": ["lags"]}, "no mapping of parameters"),
             ({"retrain": [words.Gate()]}, "Gate"),
             ({"gates": [words.Probe()]}, "Probe"),
-            ({"gates": [words.NotWorse("log_loss")]}, "log_loss"),
+            ({"gates": [words.NotWorse("squared_error")]}, "does not go with metric='brier'"),
+            ({"gates": [words.AtLeast("r2", 0.5)]}, "does not go with metric='brier'"),
             ({"metric": "absolute_error"}, "absolute_error"),
+            (
+                {"metric": "absolute_error", "retrain": [], "gates": [words.AtLeast("f1", 0.5)]},
+                "AtLeast(metric='f1', value=0.5) does not go with metric='absolute_error'",
+            ),
+            ({"gates": [words.Loads(fail_on="never")]}, "no gates that count"),
+            ({"metric": "costs:a b", "retrain": []}, "'costs:a b'; it has to be 'module:function'"),
         ],
         ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
     )
@@ -299,8 +307,27 @@ class TestRefused:
         with pytest.raises(ValueError, match=re.escape(value)):
             word()
 
-    def test_the_losses_are_those_of_the_core(self):
+    def test_the_metrics_are_those_of_the_core(self):
         assert sorted(words.LOSSES) == sorted(LOSSES)
+        assert sorted(words.SCORES) == sorted(SCORES)
+
+    def test_a_metric_of_the_user_goes_wherever_one_of_ours_does(self, policy):
+        own = "costs:missed"
+        gates = [words.NotWorse(own), words.AtMost(own, 0.5), words.Better("log_loss")]
+        life = Lifecycle(**policy(metric=own, retrain=[words.Probe(own)], gates=gates))
+        assert life.dags[1].get_task("evaluate").metric == own
+
+    def test_the_embargo_is_as_long_as_labels_may_be_late(self, policy):
+        def select(**changes):
+            task = Lifecycle(**policy(**changes)).dags[1].get_task("select")
+            return task.embargo
+
+        late = replace(policy()["data"], lateness="36h")
+        assert select() == "0d"
+        assert select(data=late) == "36h"
+        known = words.Sql("select * from rows", known_after={"labels": "3d"})
+        assert select(data=late, sql=known) == "3d"
+        assert select(data=late, select=words.Window("70d", embargo="1h")) == "1h"
 
     def test_two_lifecycles_of_one_name_in_one_file(self, tmp_path):
         path = tmp_path / "twins.py"

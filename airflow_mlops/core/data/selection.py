@@ -86,6 +86,9 @@ class Selection:
 
 
 _LABEL = "__label"
+MOST_CLASSES = 100
+"""More different labels than this are a quantity."""
+
 EXAMPLES = 5
 """Values of a label that a message shows."""
 
@@ -141,12 +144,17 @@ class Labelled:
         rows, labels = self.rows.filter(mask), self.labels.filter(mask)
         return Labelled(self.selection, rows, labels, self.time, self.key)
 
+    @property
+    def classes(self) -> int:
+        """How many different labels there are."""
+        return len(self.labels.unique())
+
     def check_classes(self) -> None:
         """
-        Refuse labels that are not two classes, written as 0 and 1 or as booleans.
+        Refuse labels that are not classes: 0 and 1, or booleans, or whole numbers from 0 on.
 
         :raises NotEnoughDataError: if all labels are the same.
-        :raises ConfigurationError: if there are other values.
+        :raises ConfigurationError: if there are other values, or a class between has no row.
         """
         values = self.labels.unique().to_pylist()
         if len(values) < 2:
@@ -156,11 +164,12 @@ class Labelled:
                 "nothing can be learnt from it"
             )
             raise NotEnoughDataError(msg)
-        if set(values) != {0, 1}:  # False is 0, True is 1
+        if len(values) > MOST_CLASSES or set(values) != {*range(len(values))}:  # False is 0
             more = f" and {len(values) - EXAMPLES:,} more" if len(values) > EXAMPLES else ""
             msg = (
-                f"label {self.selection.label!r} of {self.selection.labels} has to be 0 or 1 (or a "
-                f"boolean) for a loss of probabilities; found "
+                f"label {self.selection.label!r} of {self.selection.labels} has to be a class for "
+                f"a loss of probabilities: 0 or 1 (or a boolean), or whole numbers from 0 on, each "
+                f"of which occurs, {MOST_CLASSES} at the most; found "
                 f"{len(values)} values: {', '.join(map(repr, values[:EXAMPLES]))}{more}; offer it "
                 "as one, for instance through a view with 'case when ... then 1 else 0 end', or "
                 "choose a loss of quantities"
@@ -226,16 +235,29 @@ def labelled_until(data: Table, labels: Table) -> datetime:
 
 
 def train_and_holdout(
-    data: Table, labels: Table, *, label: str, span: timedelta
+    data: Table,
+    labels: Table,
+    *,
+    label: str,
+    span: timedelta,
+    embargo: timedelta = timedelta(0),
 ) -> tuple[Selection, Selection]:
     """
     Split by time: the newest labelled window is held out, what came before is learnt.
 
     :param span: how much history to learn from, counted back from the hold-out.
+    :param embargo: how long before the hold-out the rows to learn from end: a label that looks
+        ahead, or a feature made of labels, would know what is held out.
+    :raises ConfigurationError: if the embargo leaves no row to learn from.
+
+    Source: Lopez de Prado, Advances in Financial Machine Learning, 2018, chapter 7.
     """
+    if embargo >= span:
+        msg = f"an embargo of {embargo} leaves nothing of a span of {span}; learn from a longer one"
+        raise ConfigurationError(msg)
     end = labelled_until(data, labels)
     middle = end - labels.window
-    bounds = [(middle - span, middle), (middle, end)]
+    bounds = [(middle - span, middle - embargo), (middle, end)]
     learn, hold = (
         Selection(str(data.ref), str(labels.ref), label, _iso(since), _iso(until))
         for since, until in bounds

@@ -23,7 +23,7 @@ class Scored:
 
     :param written: predictions that were not there before.
     :param quarantined: rows set aside.
-    :param mean: mean prediction.
+    :param mean: mean prediction; of more than two classes there is none.
     """
 
     model: str
@@ -75,18 +75,21 @@ def score(
         good, breaks = row_breaks(contract, table, key)
         kept = table.filter(good)
         predicted = predictions(loaded, kept.to_pandas(), model) if kept.num_rows else np.empty(0)
+    several = predicted.ndim == 2
+    answer = predicted.argmax(axis=1) if several else predicted
     out = pa.table(
         {
             "key": kept[key].cast(pa.string()),
             "observed_at": kept[time],
-            "prediction": pa.array(predicted, pa.float64()),
+            "prediction": pa.array(answer, pa.float64()),
+            **({"scores": pa.array(predicted.tolist())} if several else {}),
         }
     )
     written = observations.write_predictions(model, out, dataset=dataset, run=run, shadow=shadow)
     reason = "; ".join(map(str, breaks))
     bad = _quarantined(table.filter(pa.compute.invert(good)), time, key, reason)
     observations.quarantine(model.name, dataset, bad, run=run)
-    mean = float(predicted.mean()) if len(predicted) else None
+    mean = float(predicted.mean()) if len(predicted) and not several else None
     return Scored(str(model), dataset, table.num_rows, written, len(bad), mean)
 
 

@@ -1,8 +1,8 @@
 """Judge a candidate offline: score it and the champion on the same later rows."""
 
 import contextlib
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,15 +15,15 @@ from airflow_mlops.core.data.contract import Break, Contract, row_breaks, schema
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, UserCodeError
-from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
-from airflow_mlops.core.evaluation.gate import Evaluation
-from airflow_mlops.core.metrics import estimates, loss_function
+from airflow_mlops.core.evaluation.comparison import MIN_ROWS
+from airflow_mlops.core.evaluation.evaluation import Evaluation
+from airflow_mlops.core.evaluation.loading import load_apart
+from airflow_mlops.core.evaluation.measuring import Answers, assessed
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.training.agreement import check_answers
+from airflow_mlops.core.training.agreement import ServingCheck, check_answers
 from airflow_mlops.core.training.models import ModelStore
-
-SMALL_BATCH = 32
-REPEATS = 20
+from airflow_mlops.core.training.own_metrics import load_loss
+from airflow_mlops.policy import Gate, Loads
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     seed: int,
     burden: str = "not worse",
     datasets: DatasetStore | None = None,
+    gates: Sequence[Gate] = (),
 ) -> Evaluation:
     """
     Measure a candidate on rows it has not seen, and against the champion if that is fair.
@@ -44,44 +45,68 @@ def evaluate(
     :param holdout: labelled rows later than the candidate's training rows.
     :param loss: the per-row loss that both are compared in.
     :param epoch: entry of the ledger that made ``champion``.
-    :param burden: see :class:`~airflow_mlops.core.evaluation.gate.Evaluation`.
+    :param burden: see :class:`~airflow_mlops.core.evaluation.evaluation.Evaluation`.
     :param datasets: where the candidate's training rows are: it is asked again, here, what it was
         asked when it was trained; ``None``: it is not.
-    :raises ConfigurationError: if the loss is unknown.
+    :param gates: conditions it will be judged by: what they ask about is measured.
+    :raises ConfigurationError: if the loss is unknown, or a gate slices by what is not there.
     :raises NotEnoughDataError: if every row breaks a contract.
     :raises UserCodeError: if the candidate does not load, or predicts what is no finite number; a
         champion that does so is not compared with, for it has to be replaced.
     """
-    function = loss_function(loss)
+    function = load_loss(loss)
     with contextlib.ExitStack() as stack:
         opened, why_not = _opened(store, stack, candidate, champion)
         holdout, notes = _usable(opened, holdout)
-        y, frame = holdout.y, holdout.frame
+        model, frame = opened[candidate], holdout.frame
         why_not = why_not or _why_not_compared(opened, champion, holdout)
-        predicted = predictions(opened[candidate], frame, candidate)
-        checks = check_answers(datasets, opened[candidate]) if datasets else ()
-        load_ms = _p95(opened[candidate], frame.head(SMALL_BATCH))
-        comparisons: tuple[Comparison, ...] = ()
+        predicted, other = predictions(model, frame, candidate), None
         if champion is not None and not why_not:
             try:
                 other = predictions(opened[champion], frame, champion)
-                comparisons = (compare(loss, function(y, other), function(y, predicted)),)
             except UserCodeError as error:
                 why_not = str(error)
-    span = holdout.selection
-    return Evaluation(
-        str(candidate),
-        None if champion is None else str(champion),
-        epoch,
-        span.since,
-        span.until,
-        estimates(loss, y, predicted, seed=seed),
-        comparisons,
-        load_ms,
-        "; ".join(filter(None, [*notes, why_not])),
-        burden,
-        checks,
-    )
+        span = holdout.selection
+        base = Evaluation(
+            str(candidate),
+            None if champion is None else str(champion),
+            epoch,
+            span.since,
+            span.until,
+            (),
+            (),
+            None,
+            "; ".join(filter(None, [*notes, why_not])),
+            burden,
+            check_answers(datasets, model) if datasets else (),
+            same="files" if _same_files(store, candidate, champion) else "",
+        )
+        if any(isinstance(gate, Loads) for gate in gates):
+            base = _loaded(base, model, holdout.rows)
+        answers = Answers(holdout.rows, holdout.y, predicted, other, model.build)
+        return assessed(base, answers, gates, function, seed=seed)
+
+
+def _same_files(store: ModelStore, candidate: ModelRef, champion: ModelRef | None) -> bool:
+    """Say whether the candidate is the champion, whatever its version is called."""
+    return champion is not None and store.get(candidate).digest == store.get(champion).digest
+
+
+def _loaded(base: Evaluation, model: Any, rows: pa.Table) -> Evaluation:
+    """Load the candidate in a process of its own, and see what that takes."""
+    try:
+        found = load_apart(model.folder, rows, base.model)
+    except UserCodeError as error:
+        failed = ServingCheck("loading", "failed", str(error))
+        return replace(base, checks=(*base.checks, failed))
+    trained_in = model.about["recipe"]["environment"]
+    same = found.environment == trained_in
+    text = f"it loads in {found.environment}, {'as' if same else 'not as'} it was trained"
+    # another environment is fine if it gives the features and answers of training there
+    known = same or any(check.name == "answers" for check in base.checks)
+    environment = ServingCheck("environment", "ok" if known else "uncertain", text)
+    checks = (*base.checks, environment)
+    return replace(base, load_ms=found.p95_ms, memory_mb=found.memory_mb, checks=checks)
 
 
 def _opened(
@@ -147,10 +172,11 @@ def _usable(opened: Mapping[ModelRef, Any], holdout: Labelled) -> tuple[Labelled
 
 def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
     """
-    Predict, and insist on one finite number per row.
+    Predict, and insist on one finite number per row, or one per class of several.
 
     :param model: something with ``predict(frame)``.
     :param frame: rows, shape ``(n_rows, n_columns)``.
+    :return: shape ``(n_rows,)``, or ``(n_rows, n_classes)`` of more than two classes.
     :raises UserCodeError: if it raises, or the answer is not ``n_rows`` finite numbers.
     """
     try:
@@ -158,7 +184,9 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
     except Exception as error:  # the user's features may raise anything
         msg = f"{name} raised {type(error).__name__} on {len(frame)} rows: {error}"
         raise UserCodeError(msg) from error
-    if found.shape != (len(frame),) or not np.isfinite(found).all():
+    several = found.ndim == 2 and found.shape[1] > 2
+    whole = found.shape[:1] == (len(frame),) and (found.ndim == 1 or several)
+    if not whole or not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).sum())
         msg = (
             f"{name} answered {found.shape} with {bad} values that are not finite for "
@@ -175,18 +203,9 @@ def _why_not_compared(
     if champion is None:
         return "no champion yet"
     if len(holdout) < MIN_ROWS:
-        return f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
+        few = f"{len(holdout)} labelled rows in the hold-out; a comparison needs {MIN_ROWS}"
+        return f"{few}: about {MIN_ROWS - len(holdout)} more labels are needed"
     until = opened[champion].about["recipe"]["until"]
     if datetime.fromisoformat(until) > datetime.fromisoformat(holdout.selection.since):
         return f"champion {champion} was fitted on rows up to {until}, inside the hold-out"
     return ""
-
-
-def _p95(model: Any, batch: Any) -> float:
-    """95th percentile of the wall time of one small batch, in milliseconds."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        model.predict(batch)
-        times.append(time.perf_counter() - start)
-    return float(np.quantile(times, 0.95) * 1000)

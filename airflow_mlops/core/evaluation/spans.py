@@ -1,7 +1,7 @@
 """Which history helps now: one model per span of training rows, on the same later rows."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import NotEnoughDataError
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS, Comparison, compare
-from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.training.functions import Functions
+from airflow_mlops.core.training.own_metrics import load_loss
 
 OWN = "own"
 ALPHA = 0.05
@@ -41,7 +41,10 @@ class SpanChoice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {"chosen": self.chosen, "compared": {n: asdict(c) for n, c in self.compared.items()}}
+        return {
+            "chosen": self.chosen,
+            "compared": {n: c.to_dict() for n, c in self.compared.items()},
+        }
 
 
 def choose_span(
@@ -89,7 +92,7 @@ def try_spans(
     :param holdout: later labelled rows.
     :param metric: the per-row loss.
     """
-    loss = loss_function(metric)
+    loss = load_loss(metric)
     features, rows = functions.built(), functions.rows
     times = rows.rows[rows.time]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.features import archive
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.metrics import indicators, is_of_classes
 from airflow_mlops.core.training.functions import called, predicted
-from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,12 @@ class Own:
             raise UserCodeError(msg) from error
 
     def predict(
-        self, learn: "pd.DataFrame", y: NDArray[np.float64], ask: "pd.DataFrame", metric: str
+        self,
+        learn: "pd.DataFrame",
+        y: NDArray[np.float64],
+        ask: "pd.DataFrame",
+        metric: str,
+        classes: int = 2,
     ) -> NDArray[np.float64]:
         """
         Fit, and predict other rows.
@@ -67,24 +72,26 @@ class Own:
         :param y: their labels, shape ``(n_rows,)``.
         :param ask: features to predict, shape ``(m_rows, n_features)``.
         :param metric: per-row loss; of some a prediction is a probability.
-        :return: shape ``(m_rows,)``.
+        :param classes: how many classes the labels are of.
+        :return: shape ``(m_rows,)``, or ``(m_rows, classes)`` of more than two.
         :raises UserCodeError: if it fails, or gives anything but one finite number for each row.
         """
         who = f"challenger {self.name}"
         try:
             estimator = called(who, self.fit, learn, y, seed=0)
-            given = called(f"what {who} fitted", predicted, estimator, ask)
+            given = called(f"what {who} fitted", predicted, estimator, ask, classes=classes)
         except NotEnoughDataError as error:
             msg = f"{who}: {error}"
             raise UserCodeError(msg) from error
         found = called(f"what {who} predicted", np.asarray, given, dtype=np.float64)
-        if found.shape != (len(ask),) or not np.isfinite(found).all():
+        shape = (len(ask),) if found.ndim == 1 or classes <= 2 else (len(ask), classes)
+        if found.shape != shape or not np.isfinite(found).all():
             wrong = int((~np.isfinite(found)).sum())
             msg = (
                 f"{who} gave {found.shape} numbers for {len(ask)} rows, {wrong} of them not finite"
             )
             raise UserCodeError(msg)
-        if metric in PROBABILITIES and len(found) and not 0 <= found.min() <= found.max() <= 1:
+        if is_of_classes(metric, y) and len(found) and not 0 <= found.min() <= found.max() <= 1:
             msg = f"{who} gave {found.min():g} to {found.max():g}; {metric} is of probabilities"
             raise UserCodeError(msg)
         return np.asarray(found)
@@ -98,6 +105,7 @@ def challenge(
     metric: str,
     name: str,
     own: Own | None = None,
+    classes: int = 2,
 ) -> NDArray[np.float64]:
     """
     Fit a small model, and predict other rows.
@@ -108,22 +116,25 @@ def challenge(
     :param metric: per-row loss; those of probabilities make it a classifier.
     :param name: who built the features; errors name it.
     :param own: the user's challenger; none: 30 small trees.
-    :return: shape ``(m_rows,)``.
+    :param classes: how many classes the labels are of; of quantities it does not count.
+    :return: shape ``(m_rows,)``, or ``(m_rows, classes)`` of more than two.
     :raises UserCodeError: if both frames have other columns, or the user's challenger fails.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     _check_columns(learn, ask, name)
-    if metric in PROBABILITIES and len(np.unique(y)) < 2:
-        return np.full(len(ask), y.mean())
+    of_classes = classes > 2 or is_of_classes(metric, y)
+    if of_classes and len(np.unique(y)) < 2:
+        share = y.mean() if classes <= 2 else indicators(y, classes).mean(axis=0)
+        return np.asarray(np.broadcast_to(share, (len(ask), *np.shape(share))))
     if own is not None:
-        return own.predict(learn, y, ask, metric)
+        return own.predict(learn, y, ask, metric, classes)
     learn, ask = _learnable(learn, ask)
-    if metric not in PROBABILITIES:
+    if not of_classes:
         regressor = HistGradientBoostingRegressor(max_iter=TREES, random_state=0)
         return np.asarray(regressor.fit(learn, y).predict(ask), dtype=np.float64)
     classifier = HistGradientBoostingClassifier(max_iter=TREES, random_state=0)
-    return np.asarray(classifier.fit(learn, y).predict_proba(ask)[:, 1])
+    return np.asarray(predicted(classifier.fit(learn, y), ask, classes=classes))
 
 
 def _check_columns(learn: "pd.DataFrame", ask: "pd.DataFrame", name: str) -> None:

@@ -142,38 +142,52 @@ class Observations:
         """
         Store predictions, one per model version and key; those that are there stay as they are.
 
-        :param rows: columns ``key``, ``observed_at`` and ``prediction``.
+        :param rows: columns ``key``, ``observed_at`` and ``prediction``; of more than two classes
+            also ``scores``, a list with the probability of each.
         :param dataset: dataset version that was scored.
         :param run: Dag run that scored it.
         :param shadow: whether another version's prediction of these rows is the one that counts.
         :return: number of new predictions.
         """
-        columns = ("key", "observed_at", "prediction")
+        columns = ["key", "observed_at", "prediction"]
+        if "scores" in rows.schema.names:
+            texts = ["{" + ",".join(map(repr, s)) + "}" for s in rows["scores"].to_pylist()]
+            rows = rows.set_column(rows.schema.get_field_index("scores"), "scores", [texts])
+            columns.append("scores")
         with self.connected() as connection, connection.transaction():
             connection.execute(
                 "create temporary table scored (key text, observed_at timestamptz, "
-                "prediction double precision) on commit drop"
+                "prediction double precision, scores double precision[]) on commit drop"
             )
-            copy_rows(connection, "copy scored from stdin (format csv)", rows.select(columns))
+            copy = f"copy scored ({', '.join(columns)}) from stdin (format csv)"
+            copy_rows(connection, copy, rows.select(columns))
             done = connection.execute(
                 "insert into mlops.predictions "
-                "(model, version, key, observed_at, prediction, dataset, run, shadow) "
-                "select %s, %s, key, observed_at, prediction, %s, %s, %s from scored "
+                "(model, version, key, observed_at, prediction, scores, dataset, run, shadow) "
+                "select %s, %s, key, observed_at, prediction, scores, %s, %s, %s from scored "
                 "on conflict (model, version, key) do nothing",
                 (model.name, model.version, dataset, run, shadow),
             )
             return done.rowcount
 
     def predictions(self, model: ModelRef, since: datetime, until: datetime) -> pa.Table:
-        """Return ``key`` and ``prediction`` of one version for a span of time, by time and key."""
+        """
+        Return the predictions of one version for a span of time, by time and key.
+
+        :return: columns ``key``, ``p`` and, of more than two classes, ``scores``.
+        """
         with self.connected() as connection:
             rows = connection.execute(
-                "select key, prediction from mlops.predictions where model = %s and version = %s "
+                "select key, prediction, scores from mlops.predictions "
+                "where model = %s and version = %s "
                 "and observed_at >= %s and observed_at < %s order by observed_at, key",
                 (model.name, model.version, since, until),
             ).fetchall()
-        keys, values = zip(*rows, strict=True) if rows else ((), ())
-        return pa.table({"key": pa.array(keys, pa.string()), "p": pa.array(values, pa.float64())})
+        keys, values, scores = zip(*rows, strict=True) if rows else ((), (), ())
+        found = pa.table({"key": pa.array(keys, pa.string()), "p": pa.array(values, pa.float64())})
+        if not scores or None in scores:
+            return found
+        return found.append_column("scores", pa.array(scores, pa.list_(pa.float64())))
 
     def served_span(self, model: ModelRef) -> tuple[datetime, datetime]:
         """Return the first and last time one version predicted for; the last is earlier if none."""

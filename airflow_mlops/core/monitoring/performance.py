@@ -169,7 +169,8 @@ class PerformanceMonitor:
         """Say what to expect of a window, from what came true in those before it."""
         window, p = cohort.window, np.asarray(cohort.served["p"].to_numpy())
         past = [w.bins for w in known.values() if w.bins and w.index < window.index]
-        found = expected(self.metric, p, past)
+        several = "scores" in cohort.served.schema.names
+        found = None if several else expected(self.metric, p, past)
         if found is None or not np.isfinite(found).all():
             return None
         loss, accuracy = found
@@ -196,15 +197,15 @@ class PerformanceMonitor:
         except NotEnoughDataError:
             return cohort.waits(0)
         keys = rows.rows[rows.key].cast(pa.string()).to_pylist()
-        predicted = dict(zip(served["key"].to_pylist(), served["p"].to_pylist(), strict=True))
-        both = np.array([key in predicted for key in keys])
+        places = {key: place for place, key in enumerate(served["key"].to_pylist())}
+        both, every = np.array([key in places for key in keys]), _answers(served)
         if both.sum() < needed:
             return cohort.waits(int(both.sum()))
         try:
-            probed = self._probe(champion, rows, since)
+            probed = self._probe(champion, rows, since, every.shape[1] if every.ndim == 2 else 2)
         except NotEnoughDataError:
             return cohort.waits(int(both.sum()), "no labels before it to learn from")
-        p = np.array([predicted[key] for key, has in zip(keys, both, strict=True) if has])
+        p = every[[places[key] for key, has in zip(keys, both, strict=True) if has]]
         part = rows.filter(pa.array(both))
         try:
             kept = probed if isinstance(probed, str) else probed[both]
@@ -224,7 +225,7 @@ class PerformanceMonitor:
         """Put together what one window gives."""
         y, tags = rows.y, self.models.get(champion).tags
         mark = self.labels.watermark
-        slices = Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(y, p))
+        slices = Part({c: rows.rows[c] for c in self.slices}, self.loss(y, p))
         unprobed = probed if isinstance(probed, str) else ""
         return ServedWindow(
             str(champion),
@@ -239,9 +240,9 @@ class PerformanceMonitor:
             labels=cohort.labels[0],
             labelled_until=mark.isoformat() if mark else "",
             base=float(tags[BASE_LOSS]) if BASE_LOSS in tags else None,
-            metrics=estimates(self.metric, y, p, seed=0),
+            metrics=estimates(self.loss, y, p, seed=0),
             slices=judge_slices(slices, holdout()) if self.slices else (),
-            bins=binned(p, y) if self.metric in PROBABILITIES else (),
+            bins=binned(p, y) if self.metric in PROBABILITIES and p.ndim == 1 else (),
             unprobed=unprobed,
         )
 
@@ -257,7 +258,7 @@ class PerformanceMonitor:
             return None
         with self.models.opened(champion) as model:
             p = np.asarray(model.predict(rows.frame), dtype=np.float64)
-        return Part({c: rows.rows[c].to_pylist() for c in self.slices}, self.loss(rows.y, p))
+        return Part({c: rows.rows[c] for c in self.slices}, self.loss(rows.y, p))
 
     def _check_slices(self) -> None:
         for name in self.slices:
@@ -274,11 +275,12 @@ class PerformanceMonitor:
                 raise ConfigurationError(msg)
 
     def _probe(
-        self, champion: ModelRef, rows: Labelled, since: datetime
+        self, champion: ModelRef, rows: Labelled, since: datetime, classes: int
     ) -> NDArray[np.float64] | str:
         """
         Predict a window with a small model of the newest labelled rows before it.
 
+        :param classes: how many classes the champion knows, at least 2.
         :return: the predictions, or why the user's own challenger gave none.
         """
         windows = self.labels.windows()
@@ -293,11 +295,11 @@ class PerformanceMonitor:
             learn, ask = (_built(model, part.frame, champion) for part in (recent, rows))
         parts, name = (learn, recent.y, ask), f"{champion}: build"
         if self.challenger is None:
-            return challenge(*parts, metric=self.metric, name=name)
+            return challenge(*parts, metric=self.metric, name=name, classes=classes)
         try:
             with scratch_folder("train") as scratch:
                 own = Own.load(self.challenger, scratch)
-                return challenge(*parts, metric=self.metric, name=name, own=own)
+                return challenge(*parts, metric=self.metric, name=name, own=own, classes=classes)
         except UserCodeError as error:
             return "".join(c if c.isprintable() else " " for c in str(error)[:SAID])
 
@@ -309,6 +311,13 @@ class PerformanceMonitor:
             since.isoformat(),
             until.isoformat(),
         )
+
+
+def _answers(served: pa.Table) -> NDArray[np.float64]:
+    """Return one number for each row, or one for each class of several."""
+    if "scores" in served.schema.names:
+        return np.array(served["scores"].to_pylist(), dtype=np.float64)
+    return np.asarray(served["p"].to_numpy())
 
 
 def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFrame":

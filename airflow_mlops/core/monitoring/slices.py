@@ -1,24 +1,20 @@
 """Which part of the rows got worse: one loss per slice, against the same slice of the hold-out."""
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from airflow_mlops.core.data.slicing import Values, cut, holm
 from airflow_mlops.core.metrics import BLOCKS, block_means
 from airflow_mlops.policy import Decay
 
 MIN_ROWS = 50
 """Rows a slice needs, in the window and in the hold-out, to be judged."""
 
-VALUES = 10
-"""More distinct values than this: numbers are cut at their quartiles, others are pooled."""
-
-LETTERS = 40
 Floats = NDArray[np.float64]
 
 
@@ -68,7 +64,7 @@ class Part:
     :param losses: loss of each row, shape ``(n_rows,)``.
     """
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Values]
     losses: Floats
 
 
@@ -85,72 +81,19 @@ def judge_slices(now: Part, before: Part | None) -> tuple[SliceLoss, ...]:
     sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
     """
     measured: list[SliceLoss] = []
-    tested: list[tuple[int, float]] = []
+    tested: dict[int, float] = {}
     for column, values in now.columns.items():
-        for value, here, there in _cut(values, before.columns[column] if before else None):
+        for value, here, there in cut(values, before.columns[column] if before else None):
             losses = now.losses[here]
             was = before.losses[there] if before is not None else np.empty(0)
             mean = float(was.mean()) if len(was) else None
             found = SliceLoss(column, value, len(losses), float(losses.mean()), mean, len(was))
             if min(len(losses), len(was)) >= MIN_ROWS:
-                tested.append((len(measured), _p_worse(losses, was)))
+                tested[len(measured)] = _p_worse(losses, was)
             measured.append(found)
-    for place, p in _holm(tested):
+    for place, p in zip(tested, holm([*tested.values()]), strict=True):
         measured[place] = replace(measured[place], p_value=p, decayed=p <= Decay().alpha)
     return tuple(measured)
-
-
-def _cut(
-    now: Sequence[Any], before: Sequence[Any] | None
-) -> list[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Name each slice that has rows now, and say which rows are in it, now and then."""
-    number, texts = _groups(now, now if before is None else before)
-    names = _distinct(["missing", *texts])
-    here, there = (
-        np.array([0 if _missing(v) else 1 + number(v) for v in values], np.int64)
-        for values in (now, before or ())
-    )
-    found = sorted(set(here.tolist()), key=lambda group: names[group])
-    return [(names[group], here == group, there == group) for group in found]
-
-
-def _groups(
-    now: Sequence[Any], before: Sequence[Any]
-) -> tuple[Callable[[Any], int], Sequence[str]]:
-    """Return the function that numbers the slice of a value, and a text for each number."""
-    known = [v for v in (*now, *before) if not _missing(v)]
-    few = len(set(known)) <= VALUES
-    if not few and all(isinstance(v, int | float) for v in known):
-        return _quartiles([v for v in before if not _missing(v)] or known)
-    counts: dict[Any, int] = {}
-    for value in known:
-        counts[value] = counts.get(value, 0) + 1
-    kept = sorted(sorted(counts, key=lambda v: (-counts[v], str(v)))[:VALUES], key=str)
-    numbers = {value: number for number, value in enumerate(kept, 1)}
-    return lambda value: numbers.get(value, 0), ["other values", *(str(v)[:LETTERS] for v in kept)]
-
-
-def _quartiles(values: Sequence[float]) -> tuple[Callable[[Any], int], Sequence[str]]:
-    cuts = np.quantile(np.array(values, np.float64), [0.25, 0.5, 0.75]).tolist()
-    for digits in range(6, 18):  # 17 tell all numbers apart
-        low, middle, high = texts = [f"{cut:.{digits}g}" for cut in cuts]
-        if len(set(texts)) == len(set(cuts)):
-            break
-    names = [f"up to {low}", f"{low} to {middle}", f"{middle} to {high}", f"above {high}"]
-    return lambda value: int(np.searchsorted(cuts, value)), names
-
-
-def _distinct(texts: Sequence[str]) -> list[str]:
-    """Number those that are there already."""
-    names: list[str] = []
-    for text in texts:
-        tries = itertools.chain([text], (f"{text} ({n})" for n in itertools.count(2)))
-        names.append(next(name for name in tries if name not in names))
-    return names
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value != value
 
 
 def _p_worse(losses: Floats, was: Floats) -> float:
@@ -163,12 +106,3 @@ def _p_worse(losses: Floats, was: Floats) -> float:
     error = max(math.sqrt(variance / BLOCKS), 1e-12)
     difference = float(losses.mean() - limit * was.mean())
     return float(t.sf(difference / error, BLOCKS - 1))
-
-
-def _holm(tested: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Correct p-values for the number of questions, the smallest first."""
-    found, least = [], 0.0
-    for rank, (place, p) in enumerate(sorted(tested, key=lambda pair: pair[1])):
-        least = max(least, min(1.0, (len(tested) - rank) * p))
-        found.append((place, least))
-    return found

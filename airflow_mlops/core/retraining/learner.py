@@ -1,5 +1,6 @@
 """Models of a simulation: fitted and asked in this process, never stored."""
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import UserCodeError
-from airflow_mlops.core.metrics import loss_function
+from airflow_mlops.core.metrics import Metric
 from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.retraining.history import History
 from airflow_mlops.core.retraining.simulation import Setting
 from airflow_mlops.core.training.functions import Functions
+from airflow_mlops.core.training.own_metrics import load_loss
 from airflow_mlops.policy import PROBABILITIES, Drift
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Learner:
     setting: Setting
     functions: Functions
     frame: "pd.DataFrame"
+    loss: Metric
     own: Own | None = None
 
     @classmethod
@@ -84,23 +87,23 @@ class Learner:
             params=setting.params,
             seed=setting.seed,
         )
-        return cls(history, setting, functions, functions.built(), own)
+        loss = load_loss(setting.metric)
+        return cls(history, setting, functions, functions.built(), loss, own)
 
     def fit(self, first: int, end: int, *, params: Any = None) -> Fit:
         """Fit on windows ``first`` to ``end``, ``end`` excluded."""
-        rows, functions = self._rows(first, end), self.functions
+        rows, functions = self.rows(first, end), self.functions
         if params:
             functions = replace(functions, params={**functions.params, **params})
         return Fit(functions.estimator(self.frame.iloc[rows], self.history.y[rows]), first, end)
 
     def based(self, model: Fit) -> Fit:
         """Measure a model's own backtest, and what the columns are worth if the policy asks."""
-        rows = self._rows(model.first, model.end)
+        rows = self.rows(model.first, model.end)
         part = replace(self.functions, rows=self.functions.rows.slice(rows.start, rows.stop))
-        loss = loss_function(self.setting.metric)
         word = self.setting.policy.trigger(Drift)
         asks = word is not None and word.weights == "importance"
-        tested = part.backtest(self.frame.iloc[rows], loss, importance=asks)
+        tested = part.backtest(self.frame.iloc[rows], self.loss, importance=asks)
         return replace(model, base=tested.loss, importance=tested.importance)
 
     def predict(self, model: Fit, window: int) -> Floats:
@@ -112,7 +115,7 @@ class Learner:
     def losses(self, predicted: Floats, window: int) -> Floats:
         """Return the loss of each row of a window."""
         y = self.history.y[self.history.span(window)]
-        return np.asarray(loss_function(self.setting.metric)(y, predicted), dtype=np.float64)
+        return self.loss(y, predicted)
 
     def probe(self, window: int) -> Floats:
         """
@@ -129,10 +132,15 @@ class Learner:
             metric=self.setting.metric,
             name=self.setting.features.name,
             own=self.own,
+            classes=self.functions.rows.classes,
         )
 
-    def _rows(self, first: int, end: int) -> slice:
-        return slice(self.history.bounds[first], self.history.bounds[end])
+    def rows(self, first: int, end: int) -> slice:
+        """Return the rows of windows ``first`` to ``end``, but for those under the embargo."""
+        history = self.history
+        start, stop = history.bounds[first], history.bounds[end]
+        latest = history.start(end) - self.setting.embargo
+        return slice(start, bisect.bisect_left(history.times, latest, start, stop))
 
     def used(self, columns: Sequence[str]) -> list[str]:
         """Return the columns that the features are made of: without them, others come out."""

@@ -18,11 +18,12 @@ from airflow_mlops.core.data.contract import Contract, infer_contract, row_break
 from airflow_mlops.core.data.profile import Profile, merge_all
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
 from airflow_mlops.core.errors import NotEnoughDataError, RejectedError
-from airflow_mlops.core.evaluation.comparison import Comparison, compare
-from airflow_mlops.core.evaluation.gate import Evaluation, Verdict, judge
+from airflow_mlops.core.evaluation.evaluation import Evaluation
+from airflow_mlops.core.evaluation.gate import Verdict, judge
+from airflow_mlops.core.evaluation.measuring import Answers, assessed
 from airflow_mlops.core.evaluation.spans import OWN, choose_span, enough
 from airflow_mlops.core.ledger import Entry, MemoryLedger, State
-from airflow_mlops.core.metrics import BLOCKS, estimates
+from airflow_mlops.core.metrics import BLOCKS
 from airflow_mlops.core.monitoring.drift.report import DriftReport
 from airflow_mlops.core.monitoring.drift.verdict import Reference, calibrate
 from airflow_mlops.core.monitoring.drift.verdict import judge as judge_drift
@@ -172,7 +173,7 @@ class _Replay:
         fitted, shares = {OWN: self.learner.fit(first, holdout, params=params)}, {OWN: share}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)
-            rows = slice(self.history.bounds[begin], self.history.bounds[holdout])
+            rows = self.learner.rows(begin, holdout)
             known = {model.first for model in fitted.values()}
             if begin not in known and enough(self.history.y[rows]):
                 name = f"x{other:g}"
@@ -189,31 +190,32 @@ class _Replay:
     def _verdict(self, candidate: Fit, holdout: int, burden: str) -> Verdict:
         """Judge a candidate on the hold-out, beside the champion."""
         learner, setting, champion = self.learner, self.setting, self.state.champion
-        predicted = learner.predict(candidate, holdout)
-        comparisons: tuple[Comparison, ...] = ()
-        note = "no champion yet"
+        rows, other = self.history.span(holdout), None
         if champion is not None:
             other = learner.predict(self.models[champion], holdout)
-            pair = [learner.losses(p, holdout) for p in (other, predicted)]
-            try:
-                comparisons, note = (compare(setting.metric, *pair),), ""
-            except NotEnoughDataError as error:
-                note = str(error)
-        y = self.history.y[self.history.span(holdout)]
-        found = Evaluation(
+        base = Evaluation(
             f"{setting.model}@{len(self.models) + 1}",
             None if champion is None else f"{setting.model}@{champion}",
             self.state.epoch,
             self.history.start(holdout).isoformat(),
             self.history.start(holdout + 1).isoformat(),
-            estimates(setting.metric, y, predicted, seed=0),
-            comparisons,
-            0.0,
-            note,
+            (),
+            (),
+            None,
+            "no champion yet" if champion is None else "",
             burden,
         )
+        answers = Answers(
+            self.history.part(holdout),
+            self.history.y[rows],
+            learner.predict(candidate, holdout),
+            other,
+            learner.functions.features_of,
+        )
         gates = [gate for gate in setting.gates if not isinstance(gate, Loads)]
-        return judge(gates, found) if gates else Verdict(())
+        if not gates:
+            return Verdict(())
+        return judge(gates, assessed(base, answers, gates, learner.loss, seed=0))
 
     def _promoted(self, model: Fit) -> None:
         """The new champion's rows are what drift and contract are measured against."""

@@ -26,6 +26,7 @@ class Setting:
         are made of.
     :param warmup: windows before the first model.
     :param delay: windows after which labels arrive.
+    :param embargo: rows so shortly before the hold-out are not learnt from.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Setting:
     columns: tuple[str, ...]
     warmup: int = 26
     delay: int = 0
+    embargo: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,8 +231,9 @@ class Functions:
         return estimator
 
     def answers(self, estimator: Any, features: "pd.DataFrame") -> Any:
-        """Predict from features: of a classifier, the probability of the second class."""
-        return called(f"what {self.train.name} fitted", predicted, estimator, features)
+        """Predict from features; see :func:`predicted`."""
+        who = f"what {self.train.name} fitted"
+        return called(who, predicted, estimator, features, classes=self.rows.classes)
 
     def _check_deterministic(
         self, features: "pd.DataFrame", y: NDArray[np.float64], estimator: Any = None
@@ -295,19 +296,34 @@ def called(name: str, function: Callable[..., Any], *values: Any, **named: Any) 
         raise UserCodeError(msg) from error
 
 
-def predicted(estimator: Any, features: "pd.DataFrame") -> Any:
+def predicted(estimator: Any, features: "pd.DataFrame", *, classes: int = 2) -> Any:
     """
     Predict from features: of a classifier, the probability of the second class.
 
-    :raises NotEnoughDataError: if it knows more or fewer than two classes.
+    Of a classifier of more classes, a row of probabilities; a class that it has not seen has none.
+
+    :param classes: how many classes the labels are of; of quantities it does not count.
+    :return: shape ``(n_rows,)``, or ``(n_rows, classes)`` of more than two.
+    :raises NotEnoughDataError: if it knows fewer than two classes, or of two classes more.
+    :raises UserCodeError: if its classes are no whole numbers from 0 on.
     """
     if not hasattr(estimator, "predict_proba"):
         return estimator.predict(features)
-    chances = estimator.predict_proba(features)
-    if chances.shape[1] != 2:
+    chances = np.asarray(estimator.predict_proba(features))
+    known = chances.shape[1]
+    if known < 2 or (classes <= 2 and known > 2):
+        wanted = "exactly" if classes <= 2 else "at least"
         msg = (
-            f"{type(estimator).__name__} was fitted on {chances.shape[1]} classes; a classifier "
-            "needs rows of exactly two, in every quarter of its training span"
+            f"{type(estimator).__name__} was fitted on {known} classes; a classifier needs rows of "
+            f"{wanted} two, in every quarter of its training span"
         )
         raise NotEnoughDataError(msg)
-    return chances[:, 1]
+    if classes <= 2:
+        return chances[:, 1]
+    places = np.asarray(getattr(estimator, "classes_", range(known)), dtype=np.float64)
+    if not np.isin(places, range(classes)).all():
+        msg = f"classes of {type(estimator).__name__} are {places.tolist()}; labels go from 0 on"
+        raise UserCodeError(msg)
+    found = np.zeros((len(chances), classes))
+    found[:, places.astype(np.int64)] = chances
+    return found

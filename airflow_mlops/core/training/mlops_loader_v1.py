@@ -73,6 +73,8 @@ class Model:
     """
     Features and estimator of one version: rows in, one number per row out.
 
+    A classifier of more than two classes gives a row of numbers, one for each class.
+
     :param folder: the model's data folder.
     """
 
@@ -86,12 +88,15 @@ class Model:
         """
         Predict; a binary classifier answers the probability of its second class.
 
+        A classifier of more classes answers ``(n_rows, n_classes)``.
+
         :param rows: frame with the columns of the source table, shape ``(n_rows, n_columns)``.
         """
         features = self.build(rows)
-        if hasattr(self.estimator, "predict_proba"):
-            return self.estimator.predict_proba(features)[:, 1]
-        return self.estimator.predict(features)
+        if not hasattr(self.estimator, "predict_proba"):
+            return self.estimator.predict(features)
+        chances = self.estimator.predict_proba(features)
+        return chances if chances.shape[1] > 2 else chances[:, 1]
 
 
 def _load_pyfunc(path: str) -> Model:

@@ -128,13 +128,15 @@ def test_one_class_only_is_refused_with_the_class(dataset_store, append, weeks, 
     [
         (pa.array([-1.0, 1.0] * 672), r"-1\.0, 1\.0"),
         (pa.array([0, 2] * 672, pa.int8()), "0, 2"),
-        (pa.array([0, 1, 2, 1] * 336, pa.int8()), "0, 1, 2"),
+        (pa.array([0, 1, 3, 1] * 336, pa.int8()), "0, 1, 3"),
+        (pa.array([1, 2, 3, 1] * 336, pa.int8()), "1, 2, 3"),
+        (pa.array([0.0, 0.5, 1.0, 2.0] * 336), r"0\.0, 0\.5, 1\.0, 2\.0"),
         (pa.array(["no", "yes"] * 672), "'no', 'yes'"),
         (pa.array(range(1344)), r"0, 1, 2, 3, 4 and 1,339 more"),
     ],
-    ids=["signs", "0 and 2", "three", "text", "a quantity"],
+    ids=["signs", "0 and 2", "a gap", "from 1", "halves", "text", "a quantity"],
 )
-def test_labels_of_two_classes_are_zeros_and_ones(dataset_store, append, weeks, values, says):
+def test_labels_of_classes_are_whole_numbers_from_zero(dataset_store, append, weeks, values, says):
     labels = weeks.labels.set_column(2, "up", values)
     data = append(dataset_store, "d", weeks.source())
     given = append(dataset_store, "d.labels", ArrowSource(labels, "id", "at"))
@@ -143,6 +145,16 @@ def test_labels_of_two_classes_are_zeros_and_ones(dataset_store, append, weeks, 
         ConfigurationError, match=f"label 'up' of d.labels@1 .*: {says}; .*case when"
     ):
         found.check_classes()
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.float64()], ids=str)
+def test_several_classes_pass(dataset_store, append, weeks, kind):
+    labels = weeks.labels.set_column(2, "up", pa.array([0, 2, 1] * 448).cast(kind))
+    data = append(dataset_store, "d", weeks.source())
+    given = append(dataset_store, "d.labels", ArrowSource(labels, "id", "at"))
+    found = selection((data.ref, given.ref)).read(dataset_store)
+    found.check_classes()
+    assert found.classes == 3
 
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.int64(), pa.float64()], ids=str)
@@ -201,3 +213,22 @@ def test_the_newest_labelled_window_is_held_out(dataset_store, refs):
     assert learn.since == (MONDAY + 2 * WEEK).isoformat()
     times = learn.read(dataset_store).rows["at"].to_pylist()
     assert max(times) < min(hold.read(dataset_store).rows["at"].to_pylist())
+
+
+@pytest.mark.parametrize("embargo", [timedelta(hours=1), timedelta(days=2), timedelta(days=9)])
+def test_no_row_that_is_learnt_lies_within_the_embargo_of_what_is_held_out(
+    dataset_store, refs, embargo
+):
+    data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
+    plain, _ = train_and_holdout(data, labels, label="up", span=3 * WEEK)
+    learn, hold = train_and_holdout(data, labels, label="up", span=3 * WEEK, embargo=embargo)
+    first = min(hold.read(dataset_store).rows["at"].to_pylist())
+    times = learn.read(dataset_store).rows["at"].to_pylist()
+    assert max(times) < first - embargo <= max(times) + timedelta(hours=1)
+    assert (learn.since, learn.data) == (plain.since, plain.data)
+
+
+def test_an_embargo_that_leaves_nothing_to_learn_is_refused(dataset_store, refs):
+    data, labels = (dataset_store.open(DatasetRef.parse(r)) for r in refs)
+    with pytest.raises(ConfigurationError, match=r"embargo of 21 days.*learn from a longer one"):
+        train_and_holdout(data, labels, label="up", span=3 * WEEK, embargo=3 * WEEK)

@@ -17,6 +17,7 @@ from airflow_mlops.core.monitoring.performance import PerformanceMonitor
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
+from airflow_mlops.core.training.own_metrics import load_loss
 
 pytestmark = pytest.mark.services
 
@@ -376,3 +377,21 @@ def test_a_build_that_fails_on_later_rows_is_named(served_with, monitor, late, s
     )
     with pytest.raises(UserCodeError, match=rf"{ref}: .*{says}"):
         monitor().measure(ref)
+
+
+def test_a_metric_of_the_user_is_watched_like_one_of_ours(served, monitor, user_module):
+    ref = served()
+    own = f"{user_module('def loss(y, p):' + chr(10) + '    return (p - y) ** 2')}:loss"
+    (plain,) = monitor().measure(ref).windows
+    (found,) = replace(monitor(), metric=own, loss=load_loss(own)).measure(ref).windows
+    assert found.metric == own
+    for values in ("champion", "probe"):
+        assert getattr(found, values) == pytest.approx(getattr(plain, values))
+    assert {m.metric for m in found.metrics} == {own, *(m.metric for m in plain.metrics[1:])}
+
+
+def test_a_score_of_the_user_is_no_loss_to_watch_by(served, monitor, user_module):
+    ref = served()
+    own = f"{user_module('def one(y, p):' + chr(10) + '    return 0.5')}:one"
+    with pytest.raises(ConfigurationError, match=r"one number for 168 rows; here a loss of each"):
+        replace(monitor(), metric=own, loss=load_loss(own)).measure(ref)

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.retraining.history import History
+from airflow_mlops.core.retraining.learner import Learner
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
@@ -213,7 +214,7 @@ def test_a_standard_nobody_meets_is_said(history, setting):
 def test_labels_that_training_refuses_are_refused(history, setting):
     rows = table().to_pandas()
     rows["y"] = 2 * rows["y"] - 1
-    with pytest.raises(ConfigurationError, match=r"'y' of m[.]labels@1 has to be 0 or 1"):
+    with pytest.raises(ConfigurationError, match=r"'y' of m[.]labels@1 has to be a class"):
         simulate(history(pa.Table.from_pandas(rows, preserve_index=False)), setting())
 
 
@@ -321,3 +322,36 @@ class TestHistory:
         for missing in (path, tmp_path / "none.parquet"):
             with pytest.raises(ConfigurationError, match="cannot read"):
                 History.read(missing, key="id", time="at", label="y")
+
+
+def test_rows_under_the_embargo_are_not_learnt_from(history, setting, tmp_path):
+    past, asked = history(), setting(embargo=timedelta(hours=50))
+    plain, shorter = (Learner.load(past, s, tmp_path) for s in (setting(), asked))
+    assert plain.rows(3, 10) == slice(3 * ROWS, 10 * ROWS)
+    assert shorter.rows(3, 10) == slice(3 * ROWS, 10 * ROWS - 50)
+
+
+def test_a_metric_of_the_user_is_lived_with_like_one_of_ours(history, setting, user_module):
+    """The same loss under another name gives the same life."""
+    own = f"{user_module('def loss(y, p):' + chr(10) + '    return (p - y) ** 2')}:loss"
+    lives = []
+    for metric in ("brier", own):
+        policy = Retrain((Probe(metric),), cooldown="5d", budget="9 per 30d")
+        gates = (NotWorse(metric), NotWorse("roc_auc", by="x > 0", margin=0.2, fail_on="never"))
+        lives.append(simulate(history(), setting(metric=metric, policy=policy, gates=gates)))
+    one, two = lives
+    assert [s.loss for s in one.steps] == pytest.approx([s.loss for s in two.steps])
+    assert [(p.window, p.trigger) for p in one.promotions] == [
+        (p.window, p.trigger) for p in two.promotions
+    ]
+    assert len(one.promotions) > 1
+
+
+def test_several_classes_are_lived_with(history, setting):
+    rows = table(windows=14, turn=99)
+    third = np.digitize(rows["x"].to_numpy(), [-0.4, 0.4])
+    rows = rows.set_column(rows.schema.get_field_index("y"), "y", pa.array(third))
+    gates = (AtLeast("roc_auc", 0.6), NotWorse("brier"), NotWorse("f1", margin=0.1))
+    found = simulate(history(rows), setting(gates=gates))
+    assert len(found.steps) == 4
+    assert found.loss() < 0.2

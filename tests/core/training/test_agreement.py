@@ -8,7 +8,8 @@ import pytest
 
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.sources import ArrowSource
-from airflow_mlops.core.evaluation.gate import Evaluation, judge
+from airflow_mlops.core.evaluation.evaluation import Evaluation
+from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.offline import evaluate
 from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
@@ -163,6 +164,7 @@ class TestGate:
                 epoch=0,
                 seed=0,
                 datasets=dataset_store,
+                gates=[Loads(60_000)],
             )
             assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
             return judge([Loads(60_000)], found)

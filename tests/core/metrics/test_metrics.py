@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from sklearn import metrics as reference
+from sklearn.preprocessing import label_binarize
 
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
 from airflow_mlops.core.metrics import (
@@ -15,6 +16,7 @@ from airflow_mlops.core.metrics import (
     estimate,
     loss_function,
     measure,
+    named,
 )
 
 
@@ -34,7 +36,31 @@ REFERENCES = {
     "accuracy": lambda y, p: reference.accuracy_score(y, p >= 0.5),
     "recall": lambda y, p: reference.recall_score(y, p >= 0.5),
     "precision": lambda y, p: reference.precision_score(y, p >= 0.5),
+    "f1": lambda y, p: reference.f1_score(y, p >= 0.5),
+    "average_precision": reference.average_precision_score,
+    "r2": reference.r2_score,
 }
+SEVERAL = {
+    "brier": lambda y, p: reference.brier_score_loss(y, p, scale_by_half=True),
+    "log_loss": reference.log_loss,
+    "roc_auc": lambda y, p: reference.roc_auc_score(y, p, multi_class="ovr", average="macro"),
+    "accuracy": lambda y, p: reference.accuracy_score(y, p.argmax(axis=1)),
+    "recall": lambda y, p: reference.recall_score(y, p.argmax(axis=1), average="macro"),
+    "precision": lambda y, p: reference.precision_score(y, p.argmax(axis=1), average="macro"),
+    "f1": lambda y, p: reference.f1_score(y, p.argmax(axis=1), average="macro"),
+    "average_precision": lambda y, p: reference.average_precision_score(
+        label_binarize(y, classes=range(p.shape[1])), p, average="macro"
+    ),
+}
+
+
+def several(seed, n=500, classes=4, ties=False):
+    """Labels of several classes, and a column of probabilities for each."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(classes, n, p=rng.dirichlet(np.full(classes, 8.0)))
+    score = np.exp(rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[y])
+    score = np.round(score + 0.5) if ties else score
+    return y.astype(float), score / score.sum(axis=1, keepdims=True)
 
 
 def test_every_metric_has_an_independent_reference():
@@ -47,6 +73,32 @@ def test_every_metric_has_an_independent_reference():
 def test_a_metric_agrees_with_scikit_learn(name, seed, ties):
     y, p = sample(seed, ties=ties)
     assert measure(name, y, p) == pytest.approx(REFERENCES[name](y, p), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", list(SEVERAL))
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_metric_of_several_classes_agrees_with_scikit_learn(name, seed, ties):
+    y, p = several(seed, ties=ties)
+    assert measure(name, y, p) == pytest.approx(SEVERAL[name](y, p), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", list(SEVERAL))
+def test_two_classes_in_two_columns_are_measured_as_such(name):
+    y, p = sample(4)
+    both = np.stack([1 - p, p], axis=1)
+    if name in ("recall", "precision", "f1", "average_precision"):  # of both classes, not of ones
+        one = [measure(name, y, p), measure(name, 1 - y, 1 - p)]
+        assert measure(name, y, both) == pytest.approx(np.mean(one))
+    else:
+        assert measure(name, y, both) == pytest.approx(measure(name, y, p))
+
+
+def test_a_loss_with_more_columns_is_that_of_each_row():
+    y, p = several(1)
+    for name in ("brier", "log_loss"):
+        assert loss_function(name)(y, p).shape == y.shape
+        assert loss_function(name)(y, np.eye(4)[y.astype(int)]) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -110,6 +162,11 @@ def test_an_estimate_round_trips_through_json():
     assert Estimate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+def test_a_score_is_no_loss_of_rows():
+    with pytest.raises(ConfigurationError, match=r"roc_auc gives one number for 400.*in a gate"):
+        named("roc_auc")(*sample(0))
+
+
 def test_one_row_can_be_estimated():
     found = estimate("brier", np.array([1.0]), np.array([0.5]), seed=0)
     assert (found.low, found.value, found.high) == (0.25, 0.25, 0.25)
@@ -118,11 +175,12 @@ def test_one_row_can_be_estimated():
 @pytest.mark.parametrize("name", ["", "auc", "Brier", "brier; drop table x"])
 def test_an_unknown_metric_is_named_with_those_that_are_known(name):
     with pytest.raises(
-        ConfigurationError, match=r"known: absolute_error, accuracy, brier"
+        ConfigurationError,
+        match=r"known: absolute_error, accuracy, av.*your own as",
     ) as caught:
         measure(name, np.zeros(1), np.zeros(1))
     assert repr(name) in str(caught.value)
-    with pytest.raises(ConfigurationError, match="known: absolute_error, brier, log_loss"):
+    with pytest.raises(ConfigurationError, match=r"known: absolute_error, brier, log_loss"):
         loss_function(name)
 
 

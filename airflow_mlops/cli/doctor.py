@@ -1,0 +1,132 @@
+"""Is all as it should be: connections, schema, ledger, aliases; the gates of a policy."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_mlops.cli.verb import (
+    conn_id,
+    open_datasets,
+    open_models,
+    open_registry,
+    state_of,
+    verb,
+)
+from airflow_mlops.core.errors import ConfigurationError, MlopsError
+from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.hooks.ledger import LedgerHook
+from airflow_mlops.hooks.mlflow import MlflowHook
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.evaluation.planted import Tried
+    from airflow_mlops.lifecycle import Lifecycle
+
+
+@verb
+def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
+    """
+    Check connections, schema, ledger and aliases, or the gates of a model.
+
+    Exit code 1 if something is broken, or a planted bad model passes the gates.
+    """
+    if args.gates:
+        return _gates(args)
+    if args.model:
+        msg = f"doctor {args.model}: what of it? --gates tries its gates on bad models"
+        raise ConfigurationError(msg)
+    checks = {
+        "connection to the dataset store": _check_datasets,
+        "connection to MLflow": _check_mlflow,
+        "schema mlops": _check_schema,
+        "ledger and aliases": _check_models,
+    }
+    results = {}
+    for name, check in checks.items():
+        try:
+            results[name] = {"ok": True, "found": check()}
+        except (MlopsError, AirflowNotFoundException) as error:
+            results[name] = {"ok": False, "found": f"{type(error).__name__}: {error}"}
+    lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
+    healthy = all(r["ok"] for r in results.values())
+    return {"healthy": healthy, "checks": results}, "\n".join(lines)
+
+
+def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Judge planted bad models by the gates of a declared model."""
+    from airflow_mlops.core.evaluation.planted import try_gates_of
+
+    if not args.model:
+        msg = "doctor --gates: whose? name the model, as in `airflow mlops doctor NAME --gates`"
+        raise ConfigurationError(msg)
+    life, state = _declared(args.model, args.dags), state_of(args.model)
+    if state.champion is None:
+        msg = f"{args.model} has no champion yet: bad models are made of its rows and functions"
+        raise ConfigurationError(msg)
+    champion = ModelRef(args.model, state.champion)
+    stores = open_models(), open_datasets()
+    tried = try_gates_of(*stores, champion, life.gates, metric=life.metric)
+    refused = sum(one.verdict.status != "passed" for one in tried)
+    lines = [f"{len(tried)} bad models, made of the recipe of {champion}:", *map(_line, tried)]
+    lines.append(f"{refused} of {len(tried)} do not pass the gates of {args.model}")
+    found = {"model": str(champion), "healthy": refused == len(tried)}
+    return found | {"tried": [one.to_dict() for one in tried]}, "\n".join(lines)
+
+
+def _line(tried: "Tried") -> str:
+    name, _, wrong = tried.planted.partition(": ")
+    by = ", ".join(tried.caught) or "nothing: tighten the gates"
+    return f"  {tried.verdict.status:<9}  {name:<9} {wrong:<40} by {by}"
+
+
+def _declared(name: str, dags: str | None) -> "Lifecycle":
+    """Find the Dag file that declares a model: the one given, else in the Dag folder."""
+    from airflow_mlops.lifecycle.files import read_lifecycle, read_lifecycles
+
+    if dags:
+        return read_lifecycle(Path(dags), name)
+    folder, wrong = Path(conf.get("core", "dags_folder")), []
+    for path in sorted(folder.rglob("*.py")):
+        if "Lifecycle" not in path.read_text("utf-8"):
+            continue
+        try:
+            found = [life for life in read_lifecycles(path) if life.name == name]
+        except ConfigurationError as error:
+            wrong.append(str(error))
+            continue
+        if found:
+            return found[0]
+    failed = f"; {'; '.join(wrong)}" if wrong else ""
+    msg = f"no Dag file in {folder} declares {name!r}: give it with --dags{failed}"
+    raise ConfigurationError(msg)
+
+
+def _check_datasets() -> str:
+    return open_datasets().root
+
+
+def _check_mlflow() -> str:
+    from airflow_mlops.core.training.answers import ping
+
+    return ping(MlflowHook(conn_id("mlflow")).get_conn())
+
+
+def _check_schema() -> str:
+    from airflow_mlops.core import migrations
+
+    behind = migrations.pending(LedgerHook(conn_id("ledger")).dsn())
+    if behind:
+        msg = f"schema mlops is at {behind[0]}, newest is {behind[1]}: airflow mlops migrate"
+        raise ConfigurationError(msg)
+    return "up to date"
+
+
+def _check_models() -> str:
+    registry, lines = open_registry(), []
+    for name in registry.ledger.models():
+        repaired = registry.reconcile(name)
+        number, _ = registry.ledger.state(name).head
+        lines.append(f"{name}: {number} entries verified, {'; '.join(repaired) or 'aliases agree'}")
+    return "; ".join(lines) or "no model yet"

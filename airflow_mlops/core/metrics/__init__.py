@@ -1,0 +1,37 @@
+"""How good: per-row losses, scores of a whole sample, and their intervals."""
+
+from airflow_mlops.core.metrics.bootstrap import DRAWS, block_length, resampled
+from airflow_mlops.core.metrics.estimates import Estimate, estimate, estimates, is_of_classes
+from airflow_mlops.core.metrics.losses import (
+    BLOCKS,
+    LOSSES,
+    Floats,
+    block_means,
+    indicators,
+    rarest,
+    standard_error,
+)
+from airflow_mlops.core.metrics.metric import Metric, loss_function, measure, named
+from airflow_mlops.core.metrics.scores import SCORES
+
+__all__ = [
+    "BLOCKS",
+    "DRAWS",
+    "LOSSES",
+    "SCORES",
+    "Estimate",
+    "Floats",
+    "Metric",
+    "block_length",
+    "block_means",
+    "estimate",
+    "estimates",
+    "indicators",
+    "is_of_classes",
+    "loss_function",
+    "measure",
+    "named",
+    "rarest",
+    "resampled",
+    "standard_error",
+]

@@ -1,0 +1,138 @@
+"""
+Is the candidate better, and for everybody? Two models on the same rows, judged by this package.
+
+    python benchmarks/evaluation.py [--rows 1000000] [--without-scikit-learn]
+    python benchmarks/evaluation.py --sizes 1000   # how often a test says "better" of equal models
+"""
+
+import argparse
+import sys
+from functools import partial
+
+from measure import cost_of, run_child, table
+
+SLICES = 5
+DRAWS = 999
+
+
+def sample(rows: str):
+    """Labels, a slice for each row, and the answers of two models, in the order of time."""
+    import numpy as np
+
+    n, random = int(rows), np.random.default_rng(0)
+    truth = 1 / (1 + np.exp(-random.normal(size=n)))
+    y = (random.random(n) < truth).astype(float)
+    champion, candidate = (
+        np.clip(truth + random.normal(0, error, n), 0.001, 0.999) for error in (0.2, 0.19)
+    )
+    return y, random.integers(0, SLICES, n), champion, candidate
+
+
+def ours(rows: str):
+    """Brier score and area under the ROC curve, of all rows and in each slice, with intervals."""
+    import pyarrow as pa
+
+    from airflow_mlops.core.evaluation.evaluation import Evaluation
+    from airflow_mlops.core.evaluation.gate import judge
+    from airflow_mlops.core.evaluation.measuring import Answers, assessed
+    from airflow_mlops.core.metrics import loss_function
+    from airflow_mlops.policy import AtLeast, NotWorse
+
+    gates = [AtLeast("roc_auc", 0.6)]
+    gates += [NotWorse(metric, by=by) for metric in ("brier", "roc_auc") for by in (None, "region")]
+
+    def work():
+        y, region, champion, candidate = sample(rows)
+        answers = Answers(pa.table({"region": region}), y, candidate, champion, lambda rows: rows)
+        base = Evaluation("m@2", "m@1", 1, "", "", (), (), None)
+        verdict = judge(gates, assessed(base, answers, gates, loss_function("brier"), seed=0))
+        return f"{verdict.status}, {len(verdict.checks)} gates"
+
+    return work
+
+
+def plain(rows: str, draws: str):
+    """The same with scikit-learn on rows that are drawn one by one; a part of the draws."""
+    import numpy as np
+    from sklearn.metrics import brier_score_loss, roc_auc_score
+
+    def work():
+        y, region, champion, candidate = sample(rows)
+        random = np.random.default_rng(1)
+        parts = [np.arange(len(y)), *(np.flatnonzero(region == part) for part in range(SLICES))]
+        for part in parts:
+            for _ in range(int(draws)):
+                drawn = random.choice(part, len(part))
+                for p in (champion, candidate):
+                    brier_score_loss(y[drawn], p[drawn])
+                    roc_auc_score(y[drawn], p[drawn])
+        return f"{draws} of {DRAWS} draws"
+
+    return work
+
+
+def nothing(rows: str):
+    """Import, make the rows, and end."""
+    import pyarrow
+
+    import airflow_mlops.core.evaluation.measuring  # noqa: F401
+
+    return lambda: f"{len(sample(rows)[0]):,} rows, pyarrow {pyarrow.__version__}"
+
+
+def size(metric: str, rows: int, rho: float, runs: int) -> float:
+    """Share of runs in which one of two equally good models is called surely better, at 5 %."""
+    import numpy as np
+    from scipy.signal import lfilter
+
+    from airflow_mlops.core.evaluation.comparison import compare_by
+    from airflow_mlops.core.metrics import named
+
+    random, wrong = np.random.default_rng(0), 0
+    for run in range(runs):
+        y = (random.random(rows) < 0.4).astype(float)
+        noise = random.normal(size=(2, rows + 200)) * np.sqrt(1 - rho**2)
+        errors = lfilter([1.0], [1.0, -rho], noise)[:, 200:]
+        champion, candidate = 1 / (1 + np.exp(0.6 - 1.5 * y - errors))
+        found = compare_by(named(metric), y, champion, candidate, seed=run)
+        wrong += found.harm(0.05) < 0
+    return wrong / runs
+
+
+def sizes(runs: int) -> None:
+    """Print the sizes of the tests as a Markdown table."""
+    rhos = (0.0, 0.5, 0.8, 0.95)
+    print(f"| metric | rows | {' | '.join(f'rho {rho:g}' for rho in rhos)} |")
+    print("|---|---:|" + "---:|" * len(rhos))
+    for metric in ("brier", "roc_auc", "recall"):
+        for rows in (168, 336, 1_000):
+            found = (f"{size(metric, rows, rho, runs):.3f}" for rho in rhos)
+            print(f"| {metric} | {rows} | {' | '.join(found)} |", flush=True)
+
+
+WORKS = {"judge": ours, "scikit-learn": plain, "nothing": nothing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", default="1000000")
+    parser.add_argument("--draws", default="3", help="draws of scikit-learn that are measured")
+    parser.add_argument("--without-scikit-learn", action="store_true")
+    parser.add_argument("--sizes", type=int, help="so many runs for each kind of rows")
+    parser.add_argument("--child", nargs="+")
+    given = parser.parse_args()
+    if given.child:
+        run_child(WORKS, given.child)
+        return
+    if given.sizes:
+        sizes(given.sizes)
+        return
+    run = partial(cost_of, sys.argv[0])
+    costs = [run("judge", given.rows), run("nothing", given.rows)]
+    if not given.without_scikit_learn:
+        costs.append(run("scikit-learn", given.rows, given.draws))
+    print(table(costs, "judge"))
+
+
+if __name__ == "__main__":
+    main()
