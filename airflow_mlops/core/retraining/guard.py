@@ -19,13 +19,13 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.flips import Answered
-from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.retraining.evidence import moment
 from airflow_mlops.core.retraining.rules import decayed
 from airflow_mlops.core.training.models import BASE_LOSS
+from airflow_mlops.core.training.own_metrics import load_loss
 from airflow_mlops.policy import Decay
 
 
@@ -122,7 +122,7 @@ class Guard:
     def _compared(self, seen: Selection, previous: ModelRef, champion: ModelRef) -> Comparison:
         labelled = seen.read(self.datasets)
         said = Answered.ask(self.registry.models, previous, champion, labelled)
-        loss, y = loss_function(self.metric), said.truth
+        loss, y = load_loss(self.metric), said.truth
         return compare(self.metric, loss(y, said.champion), loss(y, said.candidate))
 
 

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.observations import Observations, copy_rows
 from airflow_mlops.core.rollout.arms import Arm, Arms
 from airflow_mlops.core.rollout.assignment import Split
 from airflow_mlops.core.rollout.looks import Look, look
 from airflow_mlops.core.rollout.shadow import look_at_pairs
 from airflow_mlops.core.rollout.stages import Begun
+from airflow_mlops.core.training.own_metrics import load_loss
 
 if TYPE_CHECKING:
     import psycopg
@@ -48,7 +50,8 @@ group by arm, crossed
 """
 
 _UNSETTLED = """
-select key, p.prediction from mlops.exposures e join mlops.predictions p using (model, version, key)
+select key, coalesce(p.scores, array[p.prediction])
+from mlops.exposures e join mlops.predictions p using (model, version, key)
 where model = %s and e.experiment = %s and not exists (select from mlops.outcomes o
   where o.model = e.model and o.experiment = e.experiment and o.key = e.key and o.metric = %s)
 """
@@ -118,10 +121,12 @@ class Exposures:
         """
         with self._reading() as connection:
             rows = connection.execute(_UNSETTLED, (begun.model, begun.experiment, begun.metric))
-            predicted = _table(rows.fetchall(), {"key": pa.string(), "p": pa.float64()})
-        found = predicted.join(_finite(labels), "key", join_type="inner")
-        loss = loss_function(begun.metric)(found["label"].to_numpy(), found["p"].to_numpy())
-        rows = pa.table({"key": found["key"], "value": loss})
+            predicted = _table(rows.fetchall(), {"key": pa.string(), "p": _SAID})
+        found = _labelled(predicted, labels)
+        if not found.num_rows:
+            return 0
+        losses = load_loss(begun.metric)(found["label"].to_numpy(), _answers(found["p"]))
+        rows = pa.table({"key": found["key"], "value": losses})
         return self.write_outcomes(begun, begun.metric, rows)
 
     def _insert(self, create: str, rows: pa.Table, insert: str, values: tuple[Any, ...]) -> int:
@@ -181,12 +186,12 @@ class Exposures:
         :param now: time by the clock of the data.
         """
         pairs = self._pairs(begun, labels)
-        y, champion, candidate = (pairs[name].to_numpy() for name in ("label", "a", "b"))
-        loss = loss_function(begun.metric)
+        y, loss = pairs["label"].to_numpy(), load_loss(begun.metric)
+        first, second = (loss(y, _answers(pairs[n])) if len(y) else y for n in ("a", "b"))
         return look_at_pairs(
             begun,
             pairs["at"].to_numpy(),
-            (loss(y, champion), loss(y, candidate)),
+            (first, second),
             now=now,
             candidate=self.arms(begun).candidate,
         )
@@ -195,16 +200,35 @@ class Exposures:
         """Join the predictions of both versions since the stage began with the labels, by time."""
         with self._reading() as connection:
             rows = connection.execute(
-                "select key, a.observed_at, a.prediction, b.prediction from mlops.predictions a "
+                "select key, a.observed_at, coalesce(a.scores, array[a.prediction]), "
+                "coalesce(b.scores, array[b.prediction]) from mlops.predictions a "
                 "join mlops.predictions b using (model, key) where model = %s and a.version = %s "
                 "and b.version = %s and a.observed_at >= %s",
                 (begun.model, begun.champion, begun.candidate, begun.since),
             ).fetchall()
         kinds = {"key": pa.string(), "at": pa.timestamp("us", "UTC")}
-        predicted = _table(rows, {**kinds, "a": pa.float64(), "b": pa.float64()})
-        return predicted.join(_finite(labels), "key", join_type="inner").sort_by(
-            [("at", "ascending"), ("key", "ascending")]
-        )
+        predicted = _table(rows, {**kinds, "a": _SAID, "b": _SAID})
+        found = _labelled(predicted, labels)
+        order = pc.sort_indices(found, sort_keys=[("at", "ascending"), ("key", "ascending")])
+        return found.take(order)
+
+
+_SAID = pa.list_(pa.float64())
+"""One probability or number; of more than two classes, a probability for each."""
+
+
+def _labelled(predicted: pa.Table, labels: pa.Table) -> pa.Table:
+    """Return the rows whose label is known, with it; joined by places: Arrow joins no lists."""
+    places = predicted.select(["key"]).append_column("place", pa.array(np.arange(len(predicted))))
+    both = places.join(_finite(labels), "key", join_type="inner")
+    found = predicted.take(both["place"])
+    return found.append_column("label", both["label"])
+
+
+def _answers(said: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return what losses are computed of: shape ``(n_rows,)``, or ``(n_rows, n_classes)``."""
+    found = np.array(said.to_pylist(), dtype=np.float64)
+    return found[:, 0] if found.shape[1] == 1 else found
 
 
 def _table(rows: Sequence[Sequence[Any]], kinds: Mapping[str, Any]) -> pa.Table:
