@@ -315,7 +315,12 @@ def _judge(life: "Lifecycle", trained: Any, common: Mapping[str, Any]) -> None:
     RetryRoundOperator(
         task_id="another_round",
         verdict=gate.output,
-        rounds=life.rounds,
+        rounds=_rounds(life),
         outlets=[life.asset("request")],
         **common,
     )
+
+
+def _rounds(life: "Lifecycle") -> int | list[dict[str, Any]]:
+    """Return the rounds as plain JSON types."""
+    return life.rounds if isinstance(life.rounds, int) else [r.to_dict() for r in life.rounds]

@@ -31,6 +31,7 @@ from airflow_mlops.policy import (
     Probe,
     Regret,
     Retrain,
+    Round,
     Sql,
     Stage,
     Table,
@@ -67,7 +68,8 @@ class Lifecycle:
     :param retrain: reasons to retrain.
     :param cooldown: shortest time between two attempts, by the clock of the data.
     :param budget: most attempts in a span, by the clock of the data.
-    :param rounds: most rounds of one attempt; each further round learns from half the history.
+    :param rounds: most rounds of one attempt, each on half the history of the one before; or what
+        each further round changes, such as ``[Round(window="91d"), Round(params={"depth": 3})]``.
     :param gates: conditions a candidate has to meet.
     :param contract: which rows stop scoring, when they do not look like those of training.
     :param dependencies: where the champion may serve, when packages change.
@@ -100,7 +102,7 @@ class Lifecycle:
     retrain: Sequence[Trigger] = (Probe(), Regret(), Growth(), Drift(), OnRequest())
     cooldown: str = "7d"
     budget: str = "4 per 30d"
-    rounds: int = 2
+    rounds: int | Sequence[Round] = 2
     gates: Sequence[Gate] = (Loads(), NoLeak(), AtLeast("roc_auc", 0.6), NotWorse("brier"))
     contract: Contract = field(default_factory=Contract)
     dependencies: Dependencies = field(default_factory=Dependencies)

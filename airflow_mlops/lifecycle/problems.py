@@ -1,7 +1,7 @@
 """What cannot work in a declaration; found at night, it would be a failed task."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
@@ -20,6 +20,7 @@ from airflow_mlops.policy import (
     Probe,
     Trigger,
     Word,
+    further_rounds,
     is_own,
     known_metric,
     rollout_plan,
@@ -45,26 +46,30 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     )
     if not isinstance(life.approve, Approval):
         yield f"approve={life.approve!r}: a person approves every champion, name one: Approval(by)"
-    words = {"contract": Contract, "dependencies": Dependencies, "health": Health}
+    kinds = {"contract": Contract, "dependencies": Dependencies, "health": Health}
     yield from (
         f"{name}={getattr(life, name)!r}; write {name}={word.__name__}(...)"
-        for name, word in words.items()
+        for name, word in kinds.items()
         if not isinstance(getattr(life, name), word)
     )
-    if life.rounds < 1:
-        yield f"rounds={life.rounds!r}: an attempt has one round or more"
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
     back: Sequence[object] = life.rollback
     strangers = [word for word in back if not isinstance(word, Decay)]
     yield from (f"{word!r} is no reason to roll back; known: Decay" for word in strangers)
-    try:
-        rollout_plan(life.rollout)
-    except ValueError as error:
-        yield str(error)
+    yield from _objections(rollout_plan, life.rollout)
+    yield from _objections(further_rounds, life.rounds)
     yield from _metrics(life)
     if all(getattr(word, "fail_on", "") == "never" for word in life.gates):
         yield "there are no gates that count, and a candidate needs a standard"
+
+
+def _objections(check: Callable[[Any], object], words: object) -> Iterator[str]:
+    """Say what the words themselves have against each other."""
+    try:
+        check(words)
+    except ValueError as error:
+        yield str(error)
 
 
 def _metrics(life: "Lifecycle") -> Iterator[str]:

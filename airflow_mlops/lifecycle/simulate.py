@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.lifecycle.declaration import Lifecycle
-from airflow_mlops.policy import duration
+from airflow_mlops.policy import duration, further_rounds
 
 if TYPE_CHECKING:
     from airflow_mlops.core.retraining.history import History
@@ -75,7 +75,7 @@ def simulate(life: Lifecycle, past: Past, *, policy: Lifecycle | None = None) ->
             life.name,
             rules.policy,
             tuple(rules.gates),
-            rules.rounds,
+            further_rounds(rules.rounds),
             life.metric,
             duration(rules.select.span),
             rules.select.shorter,

@@ -132,7 +132,8 @@ class RetryRoundOperator(MlopsOperator):
 
     :param verdict: what ``JudgeCandidateOperator`` returned (templated).
     :param selection: what ``SelectRowsOperator`` returned (templated).
-    :param rounds: most rounds of one attempt.
+    :param rounds: most rounds of one attempt, each on half the history; or what each one after the
+        first changes: ``Round`` of ``policy`` as dicts.
     """
 
     template_fields = (*MlopsOperator.template_fields, "verdict", "selection")
@@ -142,7 +143,7 @@ class RetryRoundOperator(MlopsOperator):
         *,
         verdict: Xcom,
         selection: Xcom,
-        rounds: int = 2,
+        rounds: int | Sequence[Mapping[str, Any]] = 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -158,6 +159,7 @@ class RetryRoundOperator(MlopsOperator):
         """
         from airflow_mlops.core.errors import CandidateRefusedError
         from airflow_mlops.core.retraining.record import next_round
+        from airflow_mlops.policy import further_rounds
 
         if self.verdict["refused"] is None:
             msg = f"the candidate was not refused: {self.verdict['status']}"
@@ -168,7 +170,7 @@ class RetryRoundOperator(MlopsOperator):
             self.entry(self.selection["decision"]),
             share=float(self.selection["share"]),
             by=task_of(context),
-            rounds=self.rounds,
+            further=further_rounds(self.rounds),
         )
         if entry.op != "retrain":
             raise CandidateRefusedError(entry.reason)

@@ -53,6 +53,7 @@ from airflow_mlops.policy.rollout import (
     rollout_plan,
     share_of,
 )
+from airflow_mlops.policy.rounds import Round, further_rounds
 from airflow_mlops.policy.words import Word, duration
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "Probe",
     "Regret",
     "Retrain",
+    "Round",
     "Schedule",
     "SchemaChange",
     "Shadow",
@@ -102,6 +104,7 @@ __all__ = [
     "Window",
     "Word",
     "duration",
+    "further_rounds",
     "is_own",
     "known_metric",
     "rollout_plan",

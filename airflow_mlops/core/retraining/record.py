@@ -1,9 +1,12 @@
 """Put decisions on record: once per state of the data, or once per refused round."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import canonical_digest
 from airflow_mlops.core.retraining.evidence import Decision, Evidence
-from airflow_mlops.policy import Retrain
+from airflow_mlops.policy import Retrain, Round
 
 
 def record(
@@ -52,33 +55,46 @@ def record(
 
 
 def next_round(
-    ledger: Ledger, refused: Entry, decision: Entry, *, share: float, by: str, rounds: int
+    ledger: Ledger,
+    refused: Entry,
+    decision: Entry,
+    *,
+    share: float,
+    by: str,
+    further: Sequence[Round],
 ) -> Entry:
     """
-    Start another round after a refusal, with half the history; or tell people that none is left.
+    Start another round after a refusal, as the policy says; or tell people that none is left.
 
     :param refused: entry by which the gate refused the candidate.
     :param decision: entry of the ``retrain`` decision that led to it.
     :param share: of the span of the policy that the refused candidate has learnt from.
-    :param rounds: most rounds of one attempt.
+    :param by: the task that asks.
+    :param further: what each round after the first changes.
     """
-    number = int(decision.evidence["round"])
-    again = number < rounds
-    reason = (
-        f"round {number + 1} of {rounds} on half the history, after: {refused.reason}"
-        if again
-        else f"{number} of {rounds} rounds refused, a person has to look: {refused.reason}"
-    )
-    body = {
-        **decision.evidence,
-        "round": number + 1 if again else number,
-        "share": share / 2,
-        "after": refused.seq,
-    }
+    number, rounds = int(decision.evidence["round"]), len(further) + 1
+    body = {**decision.evidence, "after": refused.seq}
+    if number < rounds:
+        change = further[number - 1]
+        op, reason = "retrain", f"round {number + 1} of {rounds} with {change}"
+        reason = f"{reason}, after: {refused.reason}"
+        body |= {"round": number + 1, "share": share, **_changed(body, change, share)}
+    else:
+        op, reason = "ask", f"{number} of {rounds} rounds refused, a person has to look"
+        reason = f"{reason}: {refused.reason}"
 
     def build(state: State) -> Entry:
-        op = "retrain" if again else "ask"
         return Entry(refused.model, op, "", by, reason, state.champion, state.epoch, evidence=body)
 
     key = f"round:{decision.seq}"
     return ledger.record(refused.model, key, {"op": "round"}, build)[0]
+
+
+def _changed(before: Mapping[str, Any], change: Round, share: float) -> dict[str, Any]:
+    """Return what is another one in the next round."""
+    if change == Round():
+        return {"share": share / 2}
+    found: dict[str, Any] = {"params": {**before["params"], **change.params}}
+    if change.window:
+        found |= {"pins": {**before.get("pins", {}), "window": change.window}, "share": 1.0}
+    return found

@@ -35,7 +35,7 @@ from airflow_mlops.core.retraining.learner import Fit, Floats, Learner
 from airflow_mlops.core.retraining.record import next_round, record
 from airflow_mlops.core.retraining.simulation import Alarm, Promotion, Setting, Simulation, Step
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.policy import Loads
+from airflow_mlops.policy import Loads, duration
 
 WHO = "simulation"
 ALPHA = 0.01
@@ -163,13 +163,15 @@ class _Replay:
             return entry
         if state.champion is None or verdict.status == "uncertain":
             return entry
-        rounds = self.setting.rounds
-        return next_round(self.ledger, entry, decision, share=share, by=WHO, rounds=rounds)
+        further = self.setting.rounds
+        return next_round(self.ledger, entry, decision, share=share, by=WHO, further=further)
 
     def _candidate(self, evidence: Any, holdout: int) -> tuple[Fit, float]:
         """Fit on the span of the policy, or on another one that helps more; return its share."""
         share, params = float(evidence.get("share", 1.0)), evidence["params"]
-        first = self.history.since(holdout, self.setting.span * share)
+        window = evidence.get("pins", {}).get("window")
+        span = duration(window) if window else self.setting.span
+        first = self.history.since(holdout, span * share)
         fitted, shares = {OWN: self.learner.fit(first, holdout, params=params)}, {OWN: share}
         for other in self.setting.spans if share == 1.0 and self.state.champion else ():
             begin = self.history.since(holdout, self.setting.span * other)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from airflow_mlops.core.data.features import CodeArchive
-from airflow_mlops.policy import Gate, Retrain
+from airflow_mlops.policy import Gate, Retrain, Round
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Setting:
     model: str
     policy: Retrain
     gates: tuple[Gate, ...]
-    rounds: int
+    rounds: tuple[Round, ...]
     metric: str
     span: timedelta
     spans: tuple[float, ...]

@@ -10,7 +10,7 @@ from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.retraining.decide import decide
 from airflow_mlops.core.retraining.evidence import Champion, Decision, gather, open_request
 from airflow_mlops.core.retraining.record import next_round, record
-from airflow_mlops.policy import Retrain
+from airflow_mlops.policy import Retrain, Round, further_rounds
 
 pytestmark = pytest.mark.services
 
@@ -111,11 +111,17 @@ def refused(ledger, model, number):
 
 def test_a_refused_round_is_tried_again_on_half_of_what_it_learnt_until_none_is_left(ledger, model):
     first = put(ledger, gathered(ledger, model))
-    second = next_round(ledger, refused(ledger, model, 1), first, share=0.25, by="t", rounds=2)
+    second = next_round(
+        ledger, refused(ledger, model, 1), first, share=0.25, by="t", further=[Round()]
+    )
     assert (second.op, second.evidence["round"], second.evidence["share"]) == ("retrain", 2, 0.125)
-    again = next_round(ledger, refused(ledger, model, 1), first, share=0.25, by="t", rounds=2)
+    again = next_round(
+        ledger, refused(ledger, model, 1), first, share=0.25, by="t", further=[Round()]
+    )
     assert again == second
-    last = next_round(ledger, refused(ledger, model, 2), second, share=0.125, by="t", rounds=2)
+    last = next_round(
+        ledger, refused(ledger, model, 2), second, share=0.125, by="t", further=[Round()]
+    )
     assert last.op == "ask"
     assert "2 of 2 rounds refused, a person has to look: surely worse" in last.reason
     evidence = gathered(ledger, model, data=2)
@@ -134,3 +140,24 @@ def test_packages_that_were_tried_for_whatever_reason_do_not_ask_again(ledger, m
     assert put(ledger, first).evidence["trigger"] == "first"
     later = gathered(ledger, model, data=2, labelled=2000, packages=packages)
     assert (later.dependencies, later.packages) == ((), packages)
+
+
+def test_a_further_round_changes_what_the_policy_says(ledger, model):
+    first = put(ledger, gathered(ledger, model))
+    changes = [Round("91d", {"C": 0.1}), Round(params={"C": 0.2})]
+    asked = {"share": 1.0, "by": "t", "further": changes}
+    second = next_round(ledger, refused(ledger, model, 1), first, **asked)
+    assert "round 2 of 3 with C 0.1, 91d of history, after: surely worse" in second.reason
+    assert second.evidence["params"] == {**first.evidence["params"], "C": 0.1}
+    assert second.evidence["pins"]["window"] == "91d"
+    third = next_round(ledger, refused(ledger, model, 2), second, **asked)
+    assert (third.evidence["params"]["C"], third.evidence["pins"]["window"]) == (0.2, "91d")
+    last = next_round(ledger, refused(ledger, model, 3), third, **asked)
+    assert (last.op, last.evidence["round"]) == ("ask", 3)
+    assert "3 of 3 rounds refused, a person has to look" in last.reason
+
+
+@pytest.mark.parametrize("rounds", [0, -1, True, "2", [2], [{"word": "Nope"}], None, 1.5])
+def test_rounds_that_are_none_are_named(rounds):
+    with pytest.raises(ValueError, match=r"rounds=|unknown word"):
+        further_rounds(rounds)
