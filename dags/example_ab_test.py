@@ -33,13 +33,18 @@ with DAG("example_ab_test", schedule=[candidate], catchup=False, tags=["example"
             labels=f"{MODEL}.labels",
             label_column="price_up",
             metric="brier",
+            trigger_rule="none_failed_min_one_success",
         )
         for place, stage in enumerate(PLAN)
     ]
     # No person is asked here: what the A/B test proves is the answer, and it is on record as that.
     answer = {"choice": "promote", "note": "passed its A/B test", "by": "example_ab_test"}
     promote = PromoteModelOperator(
-        task_id="promote", model=MODEL, smoke=smoke.output, answer=answer
+        task_id="promote",
+        model=MODEL,
+        smoke=smoke.output,
+        answer=answer,
+        trigger_rule="none_failed_min_one_success",  # the first model skips its stages
     )
     chain(smoke, *stages, promote)
 # [END example_ab_test]

@@ -52,10 +52,10 @@ class Life(demo.Story):
     def in_stages(self, asked):
         """Approve what a person asked for, and live on until it has met its share of the rows."""
         proposal = self.next_entry(asked, ("propose",))
-        for _ in range(2):
-            self.next_entry(proposal, ("stage",), lambda: self.answer(proposal))
-            for _ in range(2):
-                self.week()
+        stage = self.next_entry(proposal, ("stage",), lambda: self.answer(proposal))
+        self.week(), self.week()  # labels come a week later
+        self.next_entry(stage, ("stage",))
+        self.week()
         return self.next_entry(proposal, ("promote", "reject", "refuse"))
 
 
@@ -211,11 +211,11 @@ def test_a_whole_life(world):
     assert code == 0, out
     state = story.state()
     assert f"{MODEL}: {len(state.entries)} entries verified, aliases agree" in out
-    assert [e.op for e in state.entries if e.op not in ("keep", "wait")] == [
-        *("retrain", "propose", "promote"),
-        *("request", "retrain", "propose", *["stage"] * 4, "promote"),
-        "rollback",
-    ]
+    found = [e.op for e in state.entries if e.op not in ("keep", "wait")]
+    wanted = ["retrain", "propose", "promote", "request", "retrain", "propose"]
+    wanted += [*["stage"] * 4, "promote"]
+    assert found[: len(wanted)] == wanted  # the new champion may be asked for another one at once
+    assert "rollback" in found[len(wanted) :]
     check_usages(stack, world.collector)
     check_components(stack)
 

@@ -29,7 +29,7 @@ os.environ |= {
     "AIRFLOW__CORE__FERNET_KEY": "",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
     "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(HOME / "logs"),
-    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ml-lead:op,ann:op,bob:op",
+    "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ml-lead:op,ann:op,bob:op,risk:op,owner:op",
     "AIRFLOW__API__BASE_URL": "http://airflow.example.com",
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from airflow_mlops.core.ledger import Entry
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
@@ -46,6 +47,14 @@ def deliveries(services, connections, monkeypatch):
         del sys.modules[name]
 
 
+def candidate(dags, ledger, params):
+    """A person asks for another one."""
+    draft = Entry("example_electricity", "request", "", "ann", "try", evidence={"params": params})
+    ledger.record("example_electricity", f"asked {params}", {}, lambda _: draft)
+    assert run(dags["example_monitor"]).states["request"] == "success"
+    assert run(dags["example_train"]).states["submit"] == "success"
+
+
 def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     dags, deliveries, ledger, observations
 ):
@@ -53,10 +62,22 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     assert monitor.states["request"] == "success"
     train = run(dags["example_train"])
     assert (train.states["submit"], train.states["another_round"]) == ("success", "skipped")
-    note = {"note": "as good as by Lifecycle", "params": {}}
-    rollout = run(dags["example_rollout"], answer=lambda request: ("promote", note, "ml-lead"))
-    assert rollout.state == "success"
+    tested = run(dags["example_ab_test"])
+    assert set(tested.states.values()) == {"success", "skipped"}  # there is no champion yet
     assert ledger.state("example_electricity").champion == 1
+
+    candidate(dags, ledger, {"max_iter": 40})
+    people = iter(["ml-lead", "owner"])
+    yes = {"note": "read the card", "window": "", "params": {}}
+    approved = run(dags["example_approval"], answer=lambda request: ("promote", yes, next(people)))
+    assert approved.state == "success"
+    assert approved.value("approve")["by"] == "ml-lead, owner"
+    assert "decisions change" in approved.value("flips")["line"]
+
+    candidate(dags, ledger, {"max_iter": 30})
+    rollout = run(dags["example_rollout"], answer=lambda request: ("promote", yes, "ml-lead"))
+    assert rollout.state == "success"
+    assert ledger.state("example_electricity").stack == (1, 2, 3)
     deliveries.rows(26, 26)
     deliveries.labels(25, 25)
     again = run(dags["example_monitor"])
@@ -67,9 +88,7 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     assert weekly.value("dependencies")["constraints"]["status"] == "ok"
     assert run(dags["example_guard"]).value("guard")["status"] == "ok"
     rollback = run(dags["example_rollback"], conf={"to": None, "reason": "to see"})
-    assert "nothing to roll back to: example_electricity@1 had no champion before" in str(
-        rollback.error
-    )
+    assert rollback.value("rollback")["model"] == "example_electricity@2"
 
 
 def test_features_by_sql_see_what_was_known(dags, deliveries, dataset_store):
