@@ -229,10 +229,12 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
 def _form() -> dict[str, Param]:
     """Return the fields beside the three answers."""
     return {
-        "note": Param("", type="string", description="why; everybody can read it later"),
+        "note": Param(
+            None, type=["null", "string"], description="why; everybody can read it later"
+        ),
         "window": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             pattern="^([0-9]+ *[smhdw])?$",
             description="for retrain: how much history to learn from, such as 91d",
         ),

@@ -140,6 +140,14 @@ def check_stages(story):
     assert len(served) == len({key for key, *_ in story.observations.served(MODEL)})
 
 
+def check_ledger(state):
+    found = [e.op for e in state.entries if e.op not in ("keep", "wait")]
+    wanted = ["retrain", "propose", "promote", "request", "retrain", "propose"]
+    wanted += [*["stage"] * 4, "promote"]
+    assert found[: len(wanted)] == wanted  # the new champion may be asked for another one at once
+    assert "rollback" in found[len(wanted) :]
+
+
 def wait_for_dags(story):
     while len(story.admin.dags()) < 5:
         assert story.admin.import_errors() == []
@@ -211,11 +219,7 @@ def test_a_whole_life(world):
     assert code == 0, out
     state = story.state()
     assert f"{MODEL}: {len(state.entries)} entries verified, aliases agree" in out
-    found = [e.op for e in state.entries if e.op not in ("keep", "wait")]
-    wanted = ["retrain", "propose", "promote", "request", "retrain", "propose"]
-    wanted += [*["stage"] * 4, "promote"]
-    assert found[: len(wanted)] == wanted  # the new champion may be asked for another one at once
-    assert "rollback" in found[len(wanted) :]
+    check_ledger(state)
     check_usages(stack, world.collector)
     check_components(stack)
 
