@@ -12,6 +12,7 @@ from functools import partial
 from measure import cost_of, run_child, table
 
 SLICES = 5
+COLUMNS = 10
 DRAWS = 999
 
 
@@ -47,6 +48,31 @@ def ours(rows: str):
         base = Evaluation("m@2", "m@1", 1, "", "", (), (), None)
         verdict = judge(gates, assessed(base, answers, gates, loss_function("brier"), seed=0))
         return f"{verdict.status}, {len(verdict.checks)} gates"
+
+    return work
+
+
+def both(rows: str):
+    """The same, and the flip report: a tree over ten more columns, counts, twenty cases, a page."""
+    import numpy as np
+    import pyarrow as pa
+    import sklearn.tree  # noqa: F401  (imported by the report when it looks for parts)
+
+    from airflow_mlops.core.evaluation.flips import Answered, find_flips
+    from airflow_mlops.core.reports.flips import flips_page
+
+    judged = ours(rows)
+
+    def work():
+        said = judged()
+        y, region, champion, candidate = sample(rows)
+        n, random = len(y), np.random.default_rng(2)
+        columns = {f"x{i}": random.normal(size=n).astype(np.float32) for i in range(COLUMNS)}
+        at = pa.array(np.arange(n) * 1_000_000, pa.timestamp("us", "UTC"))
+        kept = pa.table({"id": np.arange(n), "at": at, "region": region, **columns})
+        asked = Answered("class", kept, champion, candidate, y, "id", "at")
+        found = find_flips(asked, candidate="m@2", champion="m@1")
+        return f"{said}; {found.total.flips:,} flips, page of {len(flips_page(found)):,} letters"
 
     return work
 
@@ -110,7 +136,7 @@ def sizes(runs: int) -> None:
             print(f"| {metric} | {rows} | {' | '.join(found)} |", flush=True)
 
 
-WORKS = {"judge": ours, "scikit-learn": plain, "nothing": nothing}
+WORKS = {"judge": ours, "judge and flips": both, "scikit-learn": plain, "nothing": nothing}
 
 
 def main() -> None:
@@ -128,7 +154,7 @@ def main() -> None:
         sizes(given.sizes)
         return
     run = partial(cost_of, sys.argv[0])
-    costs = [run("judge", given.rows), run("nothing", given.rows)]
+    costs = [run(work, given.rows) for work in ("judge", "judge and flips", "nothing")]
     if not given.without_scikit_learn:
         costs.append(run("scikit-learn", given.rows, given.draws))
     print(table(costs, "judge"))
