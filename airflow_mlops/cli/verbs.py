@@ -51,6 +51,11 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         seen = observations.read(args.model, monitor, last=RECENT)
         serving = [o for o in seen if o.subject.startswith(f"{args.model}@{state.champion}:")]
         found["monitors"][monitor] = _newest(serving or seen)
+    for monitor, version in (("rollback", state.champion), ("rollout", state.challenger)):
+        seen = observations.read(args.model, monitor, last=RECENT)
+        mine = [o for o in seen if o.subject.startswith(f"{args.model}@{version}:")]
+        if mine:  # a policy need not have either
+            found["monitors"][monitor] = _newest(mine)
     lines = [
         f"{args.model}: champion {_or(state.champion)} since {_or(found['since'])}, "
         f"previous {_or(state.previous)}, waiting for approval {_or(state.challenger)}",

@@ -1,8 +1,8 @@
 """A candidate's turn in one stage of its rollout: begun once, looked at often, ended once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 
@@ -10,11 +10,15 @@ from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.entries import Entry
 from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.rollout.arms import COMPARED, expected
 from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.rollout.looks import Look
 from airflow_mlops.core.rollout.stages import Begun, begin, end
 from airflow_mlops.core.training.models import BASE_LOSS
 from airflow_mlops.policy import AB, Canary, Shadow
+
+LOOK_BACK = timedelta(weeks=4)
+"""Past of the champion from which the length of an A/B test is estimated."""
 
 Labels = Callable[[Begun], pa.Table]
 """Given a stage, the labels known since it began: columns ``key`` (text) and ``label``."""
@@ -70,7 +74,7 @@ def advance(
     ledger, key = registry.ledger, f"{turn.key}:end"
     ended = ledger.standing(turn.ref.name, key).of(key)
     if ended is None:
-        begun = _begun(registry, turn, now)
+        begun = _begun(registry, exposures, turn, now, labels)
         look = _looked_at(exposures, turn, begun, labels(begun), now)
         if look.status == "running":
             return look
@@ -82,7 +86,9 @@ def advance(
     return look
 
 
-def _begun(registry: ModelRegistry, turn: Turn, now: datetime) -> Begun:
+def _begun(
+    registry: ModelRegistry, exposures: Exposures, turn: Turn, now: datetime, labels: Labels
+) -> Begun:
     """Return the stage as it is on record; it begins if it has not begun."""
     state = registry.ledger.standing(turn.ref.name, turn.key)
     running, before = Begun.of(state), state.of(turn.key)
@@ -110,7 +116,21 @@ def _begun(registry: ModelRegistry, turn: Turn, now: datetime) -> Begun:
         _baseline(registry, turn, champion, metric),
         turn.lateness,
     )
-    return begin(registry.ledger, begun, key=turn.key, by=turn.by)
+    outlook = _outlook(exposures, turn, begun, labels) if isinstance(turn.stage, AB) else ""
+    return begin(registry.ledger, begun, key=turn.key, by=turn.by, outlook=outlook)
+
+
+def _outlook(exposures: Exposures, turn: Turn, begun: Begun, labels: Labels) -> str:
+    """Say how long an A/B test takes, by what the champion's last weeks were like."""
+    if begun.metric != turn.metric:
+        return ""
+    since = datetime.fromisoformat(begun.since) - LOOK_BACK
+    past = replace(begun, since=since.isoformat())
+    losses = exposures.losses(past, labels(past), until=datetime.fromisoformat(begun.since))
+    if len(losses) < COMPARED or not losses.var():
+        return "how long it takes is not known yet"
+    per_day = len(losses) / (LOOK_BACK / timedelta(days=1))
+    return str(expected(begun, variance=float(losses.var(ddof=1)), per_day=per_day))
 
 
 def _baseline(registry: ModelRegistry, turn: Turn, champion: ModelRef, metric: str) -> float:

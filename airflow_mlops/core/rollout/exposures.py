@@ -129,6 +129,25 @@ class Exposures:
         rows = pa.table({"key": found["key"], "value": losses})
         return self.write_outcomes(begun, begun.metric, rows)
 
+    def losses(self, begun: Begun, labels: pa.Table, *, until: datetime) -> NDArray[np.float64]:
+        """
+        Return the losses of the champion's own predictions, of the rows whose label is known.
+
+        :param begun: whose champion and metric, and since when.
+        :param labels: columns ``key`` (text) and ``label``.
+        :param until: up to when, exclusive.
+        :return: shape ``(n_rows,)``.
+        """
+        with self._reading() as connection:
+            rows = connection.execute(
+                "select key, coalesce(scores, array[prediction]) from mlops.predictions "
+                "where model = %s and version = %s and observed_at >= %s and observed_at < %s",
+                (begun.model, begun.champion, begun.since, until),
+            ).fetchall()
+        found = _labelled(_table(rows, {"key": pa.string(), "p": _SAID}), labels)
+        y = found["label"].to_numpy()
+        return np.asarray(load_loss(begun.metric)(y, _answers(found["p"])) if len(y) else y)
+
     def _insert(self, create: str, rows: pa.Table, insert: str, values: tuple[Any, ...]) -> int:
         with self.observations.connected() as connection, connection.transaction():
             connection.execute(create)

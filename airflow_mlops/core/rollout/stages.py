@@ -118,13 +118,14 @@ def _read(entry: "Entry") -> Begun | None:
     return Begun.from_dict({**entry.evidence, "model": entry.model, "experiment": experiment})
 
 
-def begin(ledger: "Ledger", begun: Begun, *, key: str, by: str) -> Begun:
+def begin(ledger: "Ledger", begun: Begun, *, key: str, by: str, outlook: str = "") -> Begun:
     """
     Put on record that a stage begins, exactly once, and return it with its experiment.
 
     :param begun: the stage; it has no experiment yet.
     :param key: idempotency key: the same key gets the same answer.
     :param by: a person, or the task that asks.
+    :param outlook: how long it will take, in words; it is put on record.
     :raises ConcurrentPromotionError: if the champion is another one meanwhile, or a stage runs.
     """
     from airflow_mlops.core.ledger import Entry
@@ -143,7 +144,7 @@ def begin(ledger: "Ledger", begun: Begun, *, key: str, by: str) -> Begun:
             )
             raise ConcurrentPromotionError(msg)
         evidence = {**begun.to_dict(), "status": "begun", "now": begun.since}
-        reason = f"{name} begins: {_says(begun)}"
+        reason = f"{name} begins: {_says(begun)}{'; ' if outlook else ''}{outlook}"
         return Entry(
             begun.model, "stage", "", by, reason, begun.candidate, state.epoch, evidence=evidence
         )

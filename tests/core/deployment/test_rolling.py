@@ -1,5 +1,6 @@
 """A rollout on real rows: who scores what, what is on record, and what ends a stage."""
 
+import re
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.rollout import Split, assign
 from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.training.fit import train_model
-from airflow_mlops.policy import Canary, Shadow
+from airflow_mlops.policy import AB, Canary, Shadow
 from tests.conftest import Weeks
 
 pytestmark = pytest.mark.services
@@ -157,6 +158,15 @@ def test_in_a_canary_every_entity_has_one_version_by_the_split_of_the_ledger(lif
     assert life.ops == ["promote", "propose", "stage", "stage"]
     after = life.deliver()  # the stage is over: the champion serves until the next one begins
     assert after.candidate is None
+
+
+def test_an_ab_test_says_when_it_begins_how_long_it_takes(life, candidate):
+    life.deliver(2)
+    turn = candidate(AB(percent=50, min_effect=0.5, within="90d"))
+    life.look(turn)
+    entry = life.registry.ledger.state(life.model).last("stage")
+    assert re.search(r"takes about [\d,]+ units \([\d.]+ d\), and 80 % of the time", entry.reason)
+    assert "how long it takes" not in entry.reason
 
 
 def test_a_harmful_candidate_is_stopped_refused_and_serves_nobody_any_more(life, candidate):
