@@ -83,10 +83,12 @@ def score_split(
         tried = _score(models, observations, candidate, batch, theirs, shadow=split.shadow)
     except (UserCodeError, RejectedError) as error:
         failed = str(error)
-    _expose(Exposures(observations), split, batch, mask, failed=bool(failed))
     everything = split.shadow or bool(failed)
     mine = batch.table if everything else batch.table.filter(pa.array(~mask))
-    return SplitScored(_score(models, observations, champion, batch, mine), tried, failed)
+    scored = _score(models, observations, champion, batch, mine)
+    # last: who looks meanwhile sees both arms of these rows, or none
+    _expose(Exposures(observations), split, batch, mask, failed=bool(failed))
+    return SplitScored(scored, tried, failed)
 
 
 def _tried(split: Split, batch: Batch) -> NDArray[np.bool_]:
