@@ -115,6 +115,7 @@ class SmokeTestModelOperator(MlopsOperator):
         """
         from airflow_mlops.core.data.features import CodeArchive
         from airflow_mlops.core.deployment.approval import Bound
+        from airflow_mlops.core.deployment.cards import candidate_card
         from airflow_mlops.core.deployment.contracts import contract_against
         from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
@@ -146,7 +147,7 @@ class SmokeTestModelOperator(MlopsOperator):
             "contract": contract,
             "bound": Bound.of(proposal, self.policy or {}).to_dict(),
             "accepts": _changeable(train.accepts),
-            "card": card(
+            "card": candidate_card(
                 ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
             ),
         }
@@ -357,46 +358,6 @@ class PromoteModelOperator(MlopsOperator):
         for name, text in cards.items():
             registry.models.log_document(found.run_id, f"{name}.md", text)
             registry.models.log_document(found.run_id, f"{name}.html", to_html(text))
-
-
-def card(
-    ref: ModelRef,
-    champion: int | None,
-    evidence: Mapping[str, Any],
-    url: str,
-    *,
-    contract: Sequence[str] = (),
-) -> str:
-    """
-    Describe a candidate in Markdown: what it is, what it was measured to do, what is uncertain.
-
-    :param evidence: of the ledger's proposal.
-    :param contract: what it asks of the rows that the champion does not, in words.
-    """
-    found, verdict = evidence["evaluation"], evidence["verdict"]
-    against = f"{ref.name}@{champion}" if champion is not None else "no champion yet"
-    lines = [
-        f"**{ref}** against **{against}** ([in MLflow]({url}))",
-        "",
-        f"Why it was trained: {evidence['why']}",
-        "",
-        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen. "
-        f"{found['note']}",
-        "",
-        *(f"* Contract: {change}" for change in contract),
-        *([""] if contract else []),
-        "| condition | result | numbers |",
-        "| --- | --- | --- |",
-        *(f"| {c['gate']} | {c['status']} | {c['reason']} |" for c in verdict["checks"]),
-        "",
-        "| metric | value | 95 % interval |",
-        "| --- | --- | --- |",
-        *(
-            f"| {m['metric']} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
-            for m in found["metrics"]
-        ),
-    ]
-    return "\n".join(lines)
 
 
 def _changeable(accepts: Sequence[str] | None) -> list[str] | None:

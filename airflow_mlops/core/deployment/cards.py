@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.contract import logical_types
 from airflow_mlops.core.data.profile import NumericProfile, Profile
+from airflow_mlops.core.reports.markdown import markdown_table, plain
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.tables import Table
     from airflow_mlops.core.deployment.lineage import Lineage
+    from airflow_mlops.core.refs import ModelRef
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -55,6 +57,47 @@ def model_card(found: "Lineage") -> str:
             f"Predictions: {found.served}.",
         ],
     )
+
+
+def candidate_card(
+    ref: "ModelRef",
+    champion: int | None,
+    evidence: Mapping[str, Any],
+    url: str,
+    *,
+    contract: Sequence[str] = (),
+) -> str:
+    """
+    Describe a candidate in Markdown: what it is, what it was measured to do, what is uncertain.
+
+    :param evidence: of the ledger's proposal.
+    :param contract: what it asks of the rows that the champion does not, in words.
+    """
+    found, verdict = evidence["evaluation"], evidence["verdict"]
+    against = f"{ref.name}@{champion}" if champion is not None else "no champion yet"
+    lines = [
+        f"**{ref}** against **{against}** ([in MLflow]({url}))",
+        "",
+        f"Why it was trained: {plain(evidence['why'])}",
+        "",
+        f"Judged on rows from {found['since']} to {found['until']}, which it has not seen. "
+        f"{plain(found['note'])}",
+        "",
+        *(f"* Contract: {plain(change)}" for change in contract),
+        *([""] if contract else []),
+        *markdown_table(
+            ("condition", "result", "numbers"),
+            ((c["gate"], c["status"], c["reason"]) for c in verdict["checks"]),
+        ),
+        *markdown_table(
+            ("metric", "value", "95 % interval"),
+            (
+                (m["metric"], f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}")
+                for m in found["metrics"]
+            ),
+        ),
+    ]
+    return "\n".join(lines)
 
 
 def data_card(table: "Table") -> str:

@@ -1,9 +1,9 @@
 """The report of the decisions that change: a page, and the same in short for a form."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from airflow_mlops.core.evaluation.flips import Case, Flips, Segment
+from airflow_mlops.core.reports.markdown import markdown_table, plain
 from airflow_mlops.core.reports.page import heading, moment, note, page, table
 
 SHOWN = 6
@@ -14,8 +14,6 @@ READ = 5
 
 COLUMNS = 6
 """Columns of a case that a form shows."""
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~^$&-])")
 
 
 def flips_page(found: Flips) -> str:
@@ -72,18 +70,18 @@ def flips_text(found: Flips, url: str = "") -> str:
     :param url: address of the page; empty: there is none.
     """
     labelled = found.total.gained is not None
-    lines = [f"**Decisions that change:** {_plain(found.line)}", ""]
+    lines = [f"**Decisions that change:** {plain(found.line)}", ""]
     if url:
         lines[0] += f" ([all of it]({url}))"
     if found.segments:
         head = ("rows where", "rows", "change", "share", *(_OUTCOMES if labelled else ()))
         parts = found.segments[:SHOWN]
-        lines += _markdown(head, (_segment(one, labelled=labelled)[1] for one in parts))
+        lines += markdown_table(head, (_segment(one, labelled=labelled)[1] for one in parts))
     if found.cases:
         names = list(found.cases[0].values)[:COLUMNS]
         head = ("row", "champion", "candidate", *(["came true"] * labelled), *names)
         rows = (_case(one, names, labelled=labelled)[1] for one in _mixed(found.cases))
-        lines += _markdown(head, ((row[0], *row[2:]) for row in rows))
+        lines += markdown_table(head, ((row[0], *row[2:]) for row in rows))
     return "\n".join(lines)
 
 
@@ -125,19 +123,3 @@ def _is_worse(one: Case) -> bool:
     if one.label is None:
         return False
     return abs(one.candidate - one.label) > abs(one.champion - one.label)
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    written = [f"| {' | '.join(map(_cell, line))} |" for line in (head, *rows)]
-    return [written[0], f"|{' --- |' * len(head)}", *written[1:], ""]
-
-
-def _cell(value: object) -> str:
-    """Return a value on one line; a number with its thousands apart."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"{value:,}" if isinstance(value, int) else _plain(" ".join(text.split())[:120])
-
-
-def _plain(text: str) -> str:
-    """Take every sign its meaning in Markdown: a value may hold a picture or a link."""
-    return _SPECIAL.sub(r"\\\1", text)

@@ -191,3 +191,20 @@ def test_finding_flips_imports_no_plotting_and_no_airflow():
         "assert not {'airflow', 'matplotlib', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_people_said_is_only_text_on_the_candidates_card():
+    from markdown_it import MarkdownIt
+
+    from airflow_mlops.core.deployment.cards import candidate_card
+    from airflow_mlops.core.refs import ModelRef
+
+    found = {"since": "a", "until": "b", "note": HOSTILE, "metrics": []}
+    checks = [{"gate": "Custom", "status": "failed", "reason": HOSTILE}]
+    evidence = {"why": HOSTILE, "evaluation": found, "verdict": {"checks": checks}}
+    text = candidate_card(ModelRef("m", 2), 1, evidence, "http://mlflow/x", contract=[HOSTILE])
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert re.findall(r'href="([^"]*)"', html) == ["http://mlflow/x"]
+    assert html.count("alert(1)") == 4
