@@ -176,6 +176,13 @@ def _decisions() -> tuple[ActionCommand, ...]:
         ),
         _verb("promote", "make a version champion", _VERSION, _REASON, _BY),
         _verb(
+            "reject",
+            "turn a candidate down; a stage of its rollout ends, too",
+            _VERSION,
+            _REASON,
+            _BY,
+        ),
+        _verb(
             "rollback",
             "return to an earlier champion, with all that belongs to it",
             _MODEL,

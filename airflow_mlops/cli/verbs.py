@@ -110,6 +110,22 @@ def promote(args: Namespace) -> tuple[dict[str, Any], str]:
 
 
 @verb
+def reject(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Turn a candidate down, whichever stage of its rollout it is in: it serves nobody any more."""
+    from airflow_mlops.core.deployment.registry import Ask
+
+    ref, registry = ModelRef.parse(args.model), open_registry()
+    waiting = state_of(ref.name).challenger
+    if waiting != ref.version:
+        now = f"{ref.name}@{waiting} is" if waiting is not None else "there is none now"
+        msg = f"{ref} is no candidate, {now}; a champion goes by airflow mlops rollback {ref.name}"
+        raise ConfigurationError(msg)
+    ask = Ask(f"reject:{uuid.uuid4()}", who(args), reason_of(args), {"by_hand": True})
+    entry = registry.refuse(ref, ask, op="reject")
+    return entry.to_dict(), f"{ref} is rejected (entry {entry.seq}, by {entry.by}): {entry.reason}"
+
+
+@verb
 def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
     """Return to an earlier champion that can serve; ``--dry-run`` only looks."""
     from airflow_mlops.core.deployment.registry import Ask

@@ -146,7 +146,9 @@ class Lifecycle:
         """What a candidate is judged, approved and rolled out by, as plain JSON types."""
         lists = {"gates": self.gates, "rollout": self.rollout, "rollback": self.rollback}
         words = {name: [word.to_dict() for word in found] for name, found in lists.items()}
-        return {**words, "approve": self.approve.to_dict(), "metric": self.metric}
+        entity = self.data.entity
+        approve = self.approve.to_dict()
+        return {**words, "approve": approve, "metric": self.metric, "entity": entity}
 
     @property
     def raw(self) -> str:

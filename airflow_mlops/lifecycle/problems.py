@@ -16,8 +16,10 @@ from airflow_mlops.policy import (
     Decay,
     Dependencies,
     Gate,
+    Guarded,
     Health,
     Probe,
+    Shadow,
     Trigger,
     Word,
     further_rounds,
@@ -59,6 +61,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from (f"{word!r} is no reason to roll back; known: Decay" for word in strangers)
     yield from _objections(rollout_plan, life.rollout)
     yield from _objections(further_rounds, life.rounds)
+    yield from _stages(life)
     yield from _metrics(life)
     if all(getattr(word, "fail_on", "") == "never" for word in life.gates):
         yield "there are no gates that count, and a candidate needs a standard"
@@ -70,6 +73,20 @@ def _objections(check: Callable[[Any], object], words: object) -> Iterator[str]:
         check(words)
     except ValueError as error:
         yield str(error)
+
+
+def _stages(life: "Lifecycle") -> Iterator[str]:
+    """Say which stages have nothing to compare."""
+    stages: Sequence[object] = life.rollout
+    for stage in (s for s in stages if isinstance(s, Guarded)):
+        other = stage.metric is not None and stage.metric != life.metric
+        if other and isinstance(stage, Shadow):
+            yield f"{stage}: a shadow compares metric={life.metric!r}; leave its metric out"
+        elif other and stage.baseline is None:
+            yield (
+                f"{stage} compares {stage.metric!r}: say what it is on average now, baseline=..., "
+                "and let whoever serves record outcomes of that name"
+            )
 
 
 def _metrics(life: "Lifecycle") -> Iterator[str]:

@@ -71,6 +71,8 @@ def _stages(
             labels=life.labels,
             label_column=life.data.label,
             metric=life.metric,
+            lateness=life.data.lateness,
+            policy=life.standard,
             trigger_rule="none_failed_min_one_success",
             **common,
         )

@@ -9,7 +9,7 @@ from airflow.sdk import Context, Param, conf
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
-from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
 from airflow_mlops.operators._telling import tell
 from airflow_mlops.policy import duration
@@ -17,6 +17,9 @@ from airflow_mlops.policy import duration
 if TYPE_CHECKING:
     from airflow_mlops.core.deployment.approval import Bound
     from airflow_mlops.core.entries import Entry
+
+SHOWN = "shown"
+"""Digest of what the form of this run shows, and to whom."""
 
 GIVEN = "answer"
 """Where an answer waits until it is dealt with: a retry does not ask people twice."""
@@ -98,6 +101,7 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         if self.quorum > 1:
             names = ", ".join(user["name"] for user in users)
             self.body += f"\n\n{self.quorum} different people of {names} have to say yes."
+        self._refuse_old_form(context)
         until = datetime.now(UTC) + duration(self.within)
         self._tell(context, proposal, "asked", f"waits for a yes or no until {until:%F %H:%M} UTC")
         return self._park(context, until=until, reminded=False)
@@ -152,6 +156,8 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         answer, store = Answer.from_dict(given), context["task_state_store"]
         bound, said = self._bound(), [answer]
         problem = answer.problem(self.smoke.get("accepts"))
+        if answer.id and answer.id not in {user["id"] for user in self._eligible(proposal)}:
+            problem = f"{answer.by} has said yes already, or may not answer"
         line, subject = f"{answer.by} answered {answer.choice}, not counted: {problem}", answer.at
         if not problem and answer.choice == "promote" and self.quorum > 1:
             said = list(vote(self.ledger(), proposal, answer, bound))
@@ -167,6 +173,21 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         names = ", ".join(one.by for one in said)
         counted = {"votes": [one.to_dict() for one in said]} if self.quorum > 1 else {}
         return answer.to_dict() | {"by": names, "bound": bound.to_dict()} | counted
+
+    def _refuse_old_form(self, context: Context) -> None:
+        """Refuse to ask by a form of an earlier try that shows something else: Airflow keeps it."""
+        from airflow_mlops.core.refs import canonical_digest
+
+        store = context["task_state_store"]
+        shown = canonical_digest([self.body, self.smoke["bound"], self.assigned_users])[:16]
+        if store.get(SHOWN) not in (None, shown):
+            ti = context["ti"]
+            msg = (
+                f"the form of this run is open and shows something else than is true now; Airflow "
+                f"keeps it, so a new run has to ask: airflow dags trigger {ti.dag_id}"
+            )
+            raise RejectedError(msg)
+        store.set(SHOWN, shown)
 
     def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
         """Accept every form: an answer that cannot be used is asked for again, it fails nothing."""
@@ -190,7 +211,7 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
 
         ledger = self.ledger()
         asked = requester(ledger, proposal) if self.separate else ""
-        voted = [one.id for one in votes(ledger.standing(self.model), proposal)]
+        voted = [one.id for one in votes(ledger.standing(self.model), self._bound())]
         users: list[Any] = [_user(user) for user in self.by]
         return [_user(user) for user in approvers(users, asked, voted, quorum=self.quorum)]
 

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_mlops.core.errors import ModelChangedError, RejectedError
+from airflow_mlops.core.errors import (
+    ContractBrokenError,
+    ModelChangedError,
+    ModelNotFoundError,
+    RejectedError,
+    UserCodeError,
+)
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, task_of
@@ -201,6 +206,7 @@ class ReportFlipsOperator(MlopsOperator):
         """Ask both, compare decision by decision, and store page and numbers beside the model."""
         from airflow_mlops.core.evaluation.flips import Answered, find_flips
         from airflow_mlops.core.reports.flips import flips_page, flips_text
+        from airflow_mlops.core.reports.markdown import plain
         from airflow_mlops.core.training.models import FLIPS
 
         if self.smoke["champion"] is None:
@@ -211,9 +217,13 @@ class ReportFlipsOperator(MlopsOperator):
         hook = MlflowHook(self.mlflow_conn_id)
         models, store = hook.models(), self.datasets()
         rows = self._judged_on(models, ref).read(store)
-        found = find_flips(
-            Answered.ask(models, ref, champion, rows), candidate=str(ref), champion=str(champion)
-        )
+        try:
+            answered = Answered.ask(models, ref, champion, rows)
+        except (UserCodeError, ModelChangedError, ModelNotFoundError, ContractBrokenError) as error:
+            line = f"which decisions change cannot be said: {error}"
+            self.log.warning("%s", line)  # a champion that cannot answer has to be replaced
+            return {"line": line, "text": f"**Decisions that change:** {plain(line)}"}
+        found = find_flips(answered, candidate=str(ref), champion=str(champion))
         run_id, numbers = models.get(ref).run_id, found.to_dict()
         models.log_document(run_id, FLIPS, json.dumps(numbers, indent=1))
         page = attach_report(self, ref, "flips.html", numbers, lambda: flips_page(found))
@@ -320,29 +330,24 @@ class PromoteModelOperator(MlopsOperator):
         self, context: Context, registry: "ModelRegistry", proposal: "Entry", ask: "Ask"
     ) -> "Entry":
         """Promote what people said yes to; anything else is refused, on record."""
+        from airflow_mlops.core.deployment.approval import voided
         from airflow_mlops.core.deployment.registry import Ask
 
         ref = ModelRef.parse(self.smoke["model"])
-        moved = self._moved(proposal)
+        moved = voided(self.answer, proposal, self.policy)
         try:
             if moved:
-                msg = f"{ref} is not what {ask.by} said yes to: {moved}; clear smoke to ask again"
+                msg = (
+                    f"{ref} is not what {ask.by} said yes to: {moved}. Ask for another candidate: "
+                    f"airflow mlops retrain {self.model}"
+                )
                 raise ModelChangedError(msg)
-            return registry.promote(ref, ask, epoch=proposal.epoch, order=proposal.order)
+            facts = {"epoch": proposal.epoch, "order": proposal.order}
+            return registry.promote(ref, ask, **facts, waiting=True)
         except ModelChangedError as error:
             key = f"changed:{proposal.seq}"
             registry.refuse(ref, Ask(key, task_of(context), str(error), ask.evidence))
             raise
-
-    def _moved(self, proposal: "Entry") -> str:
-        """Name what is another one than when people said yes."""
-        from airflow_mlops.core.deployment.approval import Bound
-
-        if not self.answer.get("bound"):
-            return ""
-        bound = Bound(**self.answer["bound"])
-        now = Bound.of(proposal, self.policy or {})
-        return bound.moved(now if self.policy is not None else replace(now, policy=bound.policy))
 
     def _write_cards(self, registry: "ModelRegistry", ref: ModelRef) -> None:
         """Put the cards of model and data beside the model, for everybody to read."""

@@ -46,6 +46,7 @@ class RollbackModelOperator(MlopsOperator):
         from airflow_mlops.core.deployment.registry import Ask
         from airflow_mlops.core.deployment.rollback import parse_target, roll_back
 
+        self._refuse_old(context)
         by = context["dag_run"].triggering_user_name or task_of(context)
         ask = Ask(f"rollback:{task_of(context)}", by, self.reason, {"run": run_of(context)})
         to = parse_target(None if self.to in (None, "None") else str(self.to))
@@ -58,6 +59,24 @@ class RollbackModelOperator(MlopsOperator):
             context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
         self.log.info("%s is champion again (entry %d), by %s", ref, entry.seq, entry.by)
         return {"model": str(ref), "entry": entry.seq}
+
+    def _refuse_old(self, context: Context) -> None:
+        """Refuse to go back a second step: who asked for one saw another champion."""
+        from airflow_mlops.core.errors import RejectedError
+
+        if self.to not in (None, "", "None"):
+            return
+        state, asked = self.ledger().standing(self.model), context["dag_run"].run_after
+        changed = state.numbered(state.epoch)
+        if changed is None or changed.key == f"rollback:{task_of(context)}":
+            return
+        if datetime.fromisoformat(changed.at) > asked:
+            msg = (
+                f"{self.model}@{state.champion} became champion by entry {changed.seq} "
+                f"({changed.op}, by {changed.by}) after this rollback was asked for; say to which "
+                "version you want to go back"
+            )
+            raise RejectedError(msg)
 
 
 class GuardChampionOperator(MlopsOperator):
@@ -152,7 +171,8 @@ class ScoreBatchOperator(MlopsOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Predict, and write one row per key; rows that break the contract go to quarantine."""
-        from airflow_mlops.core.deployment.splitting import Batch, score_split
+        from airflow_mlops.core.deployment.scoring import Batch
+        from airflow_mlops.core.deployment.splitting import score_split
         from airflow_mlops.core.rollout import Split
 
         state = self.ledger().standing(self.model)
@@ -160,8 +180,8 @@ class ScoreBatchOperator(MlopsOperator):
         version = DatasetRef.parse(self.snapshot["ref"])
         table, hook = self.datasets().open(version), MlflowHook(self.mlflow_conn_id)
         rows = table.between(datetime.fromisoformat(self.snapshot["since"])).to_arrow()
-        entity = self.entity or table.key
-        batch = Batch(rows, str(version), table.time, table.key, entity, run_of(context))
+        columns = table.time, table.key
+        batch = Batch(rows, str(version), *columns, run_of(context), self.entity)
         found = score_split(hook.models(), self.observations(), Split.of(state), batch)
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         for done in filter(None, (found.champion, found.candidate)):

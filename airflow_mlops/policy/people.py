@@ -1,6 +1,6 @@
 """Words about people: who may say yes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from airflow_mlops.policy.words import Word, duration
@@ -12,7 +12,8 @@ class Approval(Word):
     Who may say yes.
 
     :param by: ids of the users who may answer, as Airflow's auth manager knows them: for its simple
-        one the user names, for FAB the numbers of the users.
+        one the user names; for FAB the numbers of the users, with their names, such as
+        ``{"id": "1", "name": "ann"}``.
     :param within: how long to wait, with a reminder at half of it; no answer in time rejects the
         candidate.
     :param quorum: how many different people have to say yes; one *reject* or *retrain* is enough.
@@ -20,7 +21,7 @@ class Approval(Word):
         answers *retrain* sends a candidate back, and is not meant.
     """
 
-    by: Sequence[str]
+    by: Sequence[str | Mapping[str, str]]
     within: str = "2d"
     quorum: int = 1
     separate: bool = True
@@ -30,11 +31,16 @@ class Approval(Word):
         if isinstance(self.by, str):
             msg = f"Approval by {self.by!r}: write a list, by=[{self.by!r}]"
             raise ValueError(msg)
+        for user in self.by:
+            facts = (user.get("id"), user.get("name")) if isinstance(user, Mapping) else (user,)
+            if not all(facts):
+                msg = f"Approval by names {user!r}; write an id, or {{'id': '1', 'name': 'ann'}}"
+                raise ValueError(msg)
         object.__setattr__(self, "by", tuple(self.by))
         if not self.by:
             msg = "Approval needs at least one user in 'by'"
             raise ValueError(msg)
-        different = len(set(self.by))
-        if not 1 <= self.quorum <= different:
+        different = len({u if isinstance(u, str) else u["id"] for u in self.by})
+        if self.quorum not in range(1, different + 1):
             msg = f"Approval quorum is {self.quorum!r}, and {different} different users are in 'by'"
             raise ValueError(msg)

@@ -26,6 +26,8 @@ class Guarded(Stage):
     What stops any stage: harm in a metric, slow answers, answers that fail.
 
     :param metric: what is compared between the arms; none: the loss of the lifecycle.
+    :param baseline: mean of that metric of the champion now, of which effects are shares; none:
+        the loss of its backtest, for the loss of the lifecycle.
     :param alpha: one-sided error rate of each answer, however often somebody looks.
     :param p95_ms: milliseconds within which 95 % of the candidate's answers have to come; none:
         latency is not looked at.
@@ -34,6 +36,7 @@ class Guarded(Stage):
     """
 
     metric: str | None = None
+    baseline: float | None = None
     alpha: float = 0.05
     p95_ms: float | None = None
     failures: float = 0.01

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
@@ -43,6 +43,8 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
     :param metric: per-row loss, if the stage names no metric of its own.
     :param baseline: mean of the stage's own metric of the champion before.
     :param lateness: how long after its exposure an outcome may come, such as ``"1d"``.
+    :param policy: as for ``PromoteModelOperator``: another one than people said yes to begins no
+        stage; ``None``: it is not compared.
     """
 
     template_fields = (*MlopsOperator.template_fields, "smoke", "answer")
@@ -60,6 +62,7 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
         metric: str = "brier",
         baseline: float | None = None,
         lateness: str = "0s",
+        policy: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("mode", "reschedule")
@@ -76,6 +79,21 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
         self.metric = metric
         self.baseline = baseline
         self.lateness = lateness
+        self.policy = policy
+
+    def execute(self, context: Context) -> Any:
+        """
+        Wait; if nobody can look any more, the candidate is refused: it serves nobody unwatched.
+
+        :raises RejectedError: if the stage was stopped: the champion stays.
+        """
+        try:
+            return super().execute(context)
+        except (AirflowSensorTimeout, ConfigurationError) as error:
+            from airflow_mlops.core.deployment.rolling import give_up
+
+            give_up(self.registry(), self._turn(context), str(error))
+            raise
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -83,6 +101,7 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
 
         :raises RejectedError: if the stage was stopped: the champion stays.
         """
+        from airflow_mlops.core.deployment.approval import voided
         from airflow_mlops.core.deployment.rolling import advance
         from airflow_mlops.core.rollout.exposures import Exposures
 
@@ -91,6 +110,10 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
             raise AirflowSkipException(msg)
         turn, observations = self._turn(context), self.observations()
         self._skip_void(turn)
+        moved = voided(self.answer or {}, turn.proposal, self.policy)
+        if moved:
+            msg = f"{turn.ref} is not what people said yes to: {moved}; no stage begins"
+            raise ConfigurationError(msg)
         found = advance(
             self.registry(), Exposures(observations), turn, now=self._now(), labels=self._labels()
         )
@@ -117,7 +140,7 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
             self.place,
             self.metric,
             task_of(context),
-            self.baseline,
+            self.baseline if self.baseline is not None else stage.baseline,
             duration(self.lateness).total_seconds(),
         )
 

@@ -6,15 +6,22 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from airflow.sdk import DAG
 
-from airflow_mlops.core.deployment.approval import Bound
+from airflow_mlops.core.deployment.approval import Answer, Bound, vote
 from airflow_mlops.core.deployment.registry import Ask
-from airflow_mlops.core.errors import ConfigurationError, ModelChangedError, UnavailableError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    ModelChangedError,
+    StaleCandidateError,
+    UnavailableError,
+)
 from airflow_mlops.core.ledger import Entry, Ledger
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.candidates import PromoteModelOperator
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 class Notes(list):
@@ -260,6 +267,52 @@ def test_a_policy_that_changed_after_the_form_was_shown_voids_the_yes(
     done = run(dag, answer=turns(("ann", "promote")))
     assert isinstance(done.error, ModelChangedError)
     assert "is not what ann said yes to: policy " in ledger.state(model).entries[-1].reason
+
+
+def test_what_was_refused_is_not_promoted_when_the_policy_is_put_back(
+    proposed, asked, ledger, model
+):
+    entry = proposed()
+    dag = asked(entry, policy={"gates": [1]}, now={"gates": [2]})
+    run(dag, at=NOON, answer=turns(("ann", "promote")))
+    dag.get_task("promote").policy = {"gates": [1]}
+    again = run(dag, at=NOON, answer=turns(("ann", "promote")))
+    assert isinstance(again.error, (StaleCandidateError, ModelChangedError))
+    assert ledger.state(model).champion is None
+
+
+def test_votes_for_another_policy_do_not_add_up(proposed, asked, ledger, model):
+    entry = proposed()
+    before = Bound.of(entry, {"rollout": ["Shadow"]})
+    vote(ledger, entry, Answer("promote", by="ann", id="ann"), before)
+    dag = asked(entry, policy={"rollout": []}, quorum=2)
+    done = run(dag, answer=turns(("bob", "promote"), ("ann", "reject")))
+    assert done.value("approve")["choice"] == "reject"
+
+
+def test_a_cleared_task_does_not_ask_by_the_form_of_another_try(proposed, asked, model):
+    entry = proposed()
+    run(asked(entry), at=NOON, answer=turns(("ann", "reject")))
+    again = run(asked(entry, by=["bob"]), at=NOON, answer=turns(("ann", "promote")))
+    assert again.states["approve"] in ("failed", "skipped")
+    if again.states["approve"] == "failed":
+        assert f"airflow dags trigger {model}" in str(again.error)
+
+
+def test_who_was_taken_off_the_list_does_not_count(proposed, asked, monkeypatch):
+    notes = Notes()
+    dag = asked(proposed(), notifiers=[notes])
+    task = dag.get_task("approve")
+
+    def choose(request):
+        if len(notes) == 1:
+            task.by = ["bob"]
+            return turns(("ann", "promote"))(request)
+        return turns(("bob", "reject"))(request)
+
+    done = run(dag, answer=choose)
+    assert done.value("approve")["by"] == "bob"
+    assert notes.lines[1].startswith("ann answered promote, not counted: ann has said yes already")
 
 
 def test_an_answer_outlives_a_server_that_is_down(proposed, asked, ledger, model, monkeypatch):

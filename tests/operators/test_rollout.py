@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from airflow_mlops.core.deployment.splitting import Batch, score_split
+from airflow_mlops.core.deployment.scoring import Batch
+from airflow_mlops.core.deployment.splitting import score_split
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.refs import ModelRef
@@ -85,7 +86,7 @@ class Feed:
         table = self.store.open(self.store.latest(name))
         rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
         split = Split.of(self.registry.ledger.standing(name))
-        batch = Batch(rows, str(table.ref), "at", "id", "id", "feed")
+        batch = Batch(rows, str(table.ref), "at", "id", "feed")
         score_split(self.registry.models, self.observations, split, batch)
 
 
@@ -185,7 +186,7 @@ def test_a_champion_that_decays_makes_way_for_a_better_one_before_it(
     entry = state.entries[found["entry"] - 1]
     assert (entry.op, entry.version, state.champion) == ("rollback", 2, 2)
     assert f"{market.name}@{version} decayed: brier" in entry.reason
-    assert f"{market.name}@2 is better on these rows" in entry.reason
+    assert f"{market.name}@2 is surely better on these rows" in entry.reason
     assert entry.evidence["comparison"]["difference"] < 0
     assert any("rolled back to" in line for line in notes)
     assert aliases(model_store, market.name)["champion"] == "2"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from airflow_mlops.core.entries import Entry, State
@@ -114,6 +114,20 @@ class Bound:
         return "; ".join(changed)
 
 
+def voided(answer: Mapping[str, Any], proposal: Entry, policy: Mapping[str, Any] | None) -> str:
+    """
+    Name what is another one than when people said yes; empty if nothing is.
+
+    :param answer: what they said, with what it was bound to; without that it holds for anything.
+    :param policy: the policy of now; ``None``: it is not compared.
+    """
+    if not answer.get("bound"):
+        return ""
+    bound = Bound(**answer["bound"])
+    now = Bound.of(proposal, policy or {})
+    return bound.moved(now if policy is not None else replace(now, policy=bound.policy))
+
+
 def void(state: State, proposal: Entry) -> str:
     """
     Say why a proposal need not be answered any more; empty if it waits.
@@ -188,12 +202,10 @@ def approvers(
     return left
 
 
-def votes(state: State, proposal: Entry) -> tuple[Answer, ...]:
-    """Return who said yes to a proposal so far, where more than one has to."""
+def votes(state: State, bound: Bound) -> tuple[Answer, ...]:
+    """Return who said yes to just this so far, where more than one has to."""
     found = (e.evidence for e in state.entries if e.op == "vote")
-    return tuple(
-        Answer.from_dict(f["answer"]) for f in found if f["bound"]["proposal"] == proposal.seq
-    )
+    return tuple(Answer.from_dict(f["answer"]) for f in found if f["bound"] == bound.to_dict())
 
 
 def vote(ledger: Ledger, proposal: Entry, answer: Answer, bound: Bound) -> tuple[Answer, ...]:
@@ -221,5 +233,7 @@ def vote(ledger: Ledger, proposal: Entry, answer: Answer, bound: Bound) -> tuple
         )
 
     ask = {"op": "vote", "version": proposal.version}
-    _, state = ledger.record(proposal.model, f"vote:{proposal.seq}:{answer.id}", ask, build)
-    return votes(state, proposal)
+    about = canonical_digest(bound.to_dict())[:8]
+    key = f"vote:{proposal.seq}:{about}:{answer.id}"
+    _, state = ledger.record(proposal.model, key, ask, build)
+    return votes(state, bound)

@@ -77,20 +77,36 @@ class ModelRegistry:
         """
         return self._claim("propose", ref, ask, epoch, order)
 
-    def promote(self, ref: ModelRef, ask: Ask, *, epoch: int | None, order: int | None) -> Entry:
+    def promote(
+        self,
+        ref: ModelRef,
+        ask: Ask,
+        *,
+        epoch: int | None,
+        order: int | None,
+        waiting: bool = False,
+    ) -> Entry:
         """
         Make a version champion, if nobody decided otherwise meanwhile.
 
         :param epoch: entry that made the champion it was compared with; ``None``: whichever.
         :param order: number of the decision that led to it; ``None``: newer than all.
+        :param waiting: whether it has to be the candidate that waits for its promotion.
         :raises ConcurrentPromotionError: if the champion changed since ``epoch``; on record.
         :raises StaleCandidateError: if a newer candidate was proposed or promoted; on record.
         :raises ModelChangedError: if its files are not those that were evaluated.
         """
-        return self._claim("promote", ref, ask, epoch, order)
+        return self._claim("promote", ref, ask, epoch, order, waiting=waiting)
 
     def _claim(
-        self, op: str, ref: ModelRef, ask: Ask, epoch: int | None, order: int | None
+        self,
+        op: str,
+        ref: ModelRef,
+        ask: Ask,
+        epoch: int | None,
+        order: int | None,
+        *,
+        waiting: bool = False,
     ) -> Entry:
         """Put a claim on record, or its refusal if somebody decided otherwise meanwhile."""
         self._verified(ref)
@@ -99,6 +115,8 @@ class ModelRegistry:
         def build(state: State) -> Entry:
             draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, state.epoch, order)
             why = _objection(state, ref, epoch, order)
+            if waiting and not why and state.challenger != ref.version:
+                why = f"stale: {ref} is no candidate any more: it was settled, or superseded"
             if not why:
                 return replace(draft, evidence=evidence)
             return replace(draft, op="refuse", reason=why, evidence={**evidence, "asked": op})

@@ -15,6 +15,7 @@ from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.rollout.looks import Look
 from airflow_mlops.core.rollout.stages import Begun, begin, end
 from airflow_mlops.core.training.models import BASE_LOSS
+from airflow_mlops.core.training.own_metrics import load_loss
 from airflow_mlops.policy import AB, Canary, Shadow
 
 LOOK_BACK = timedelta(weeks=4)
@@ -86,6 +87,19 @@ def advance(
     return look
 
 
+def give_up(registry: ModelRegistry, turn: Turn, why: str) -> None:
+    """
+    Refuse a candidate whose stage nobody can look at any more: it serves nobody unwatched.
+
+    :param why: what cannot be mended by waiting.
+    """
+    state = registry.ledger.standing(turn.ref.name)
+    if state.challenger == turn.ref.version:
+        reason = f"{type(turn.stage).__name__} of {turn.ref} cannot be looked at: {why}"
+        evidence = {"proposal": turn.proposal.seq, "stage": turn.stage.to_dict()}
+        registry.refuse(turn.ref, Ask(f"{turn.key}:refuse", turn.by, reason, evidence))
+
+
 def _begun(
     registry: ModelRegistry, exposures: Exposures, turn: Turn, now: datetime, labels: Labels
 ) -> Begun:
@@ -116,6 +130,8 @@ def _begun(
         _baseline(registry, turn, champion, metric),
         turn.lateness,
     )
+    if metric == turn.metric:
+        load_loss(metric)  # what cannot be computed begins no stage
     outlook = _outlook(exposures, turn, begun, labels) if isinstance(turn.stage, AB) else ""
     return begin(registry.ledger, begun, key=turn.key, by=turn.by, outlook=outlook)
 

@@ -9,34 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from airflow_mlops.core.deployment.scoring import Scored, score
+from airflow_mlops.core.deployment.scoring import Batch, Scored, score, score_rows
 from airflow_mlops.core.errors import ConfigurationError, RejectedError, UserCodeError
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.rollout.assignment import Split, assign_all
 from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.training.models import ModelStore
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """
-    Rows to score, and where they come from.
-
-    :param table: rows of a dataset version.
-    :param dataset: name of that version.
-    :param time: column of their time.
-    :param key: column that names a row.
-    :param entity: column of who is assigned, such as a customer: all rows of one have one version.
-    :param run: Dag run that scores.
-    """
-
-    table: pa.Table
-    dataset: str
-    time: str
-    key: str
-    entity: str
-    run: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,71 +53,63 @@ def score_split(
     """
     champion = ModelRef(split.model, split.champion)
     if split.candidate is None:
-        return SplitScored(_score(models, observations, champion, batch, batch.table))
-    candidate = ModelRef(split.model, split.candidate)
-    mask = _tried(split, batch)
-    theirs = batch.table.filter(pa.array(mask))
-    failed, tried = "", None
+        return SplitScored(score(models, observations, champion, batch))
+    met, mask = _assigned(split, batch)
+    refused, failed, tried = mask.copy(), "", None
     try:
-        tried = _score(models, observations, candidate, batch, theirs, shadow=split.shadow)
+        candidate, theirs = ModelRef(split.model, split.candidate), batch.part(mask)
+        how = {"shadow": split.shadow, "aside": False}
+        tried, good = score_rows(models, observations, candidate, theirs, **how)
+        refused[mask] = ~good
     except (UserCodeError, RejectedError) as error:
         failed = str(error)
-    everything = split.shadow or bool(failed)
-    mine = batch.table if everything else batch.table.filter(pa.array(~mask))
-    scored = _score(models, observations, champion, batch, mine)
+    mine = np.ones_like(mask) if split.shadow else ~mask | refused
+    scored, good = score_rows(models, observations, champion, batch.part(mine))
+    refused[mine] &= good  # what the champion cannot answer either is no fault of the candidate
     # last: who looks meanwhile sees both arms of these rows, or none
-    _expose(Exposures(observations), split, batch, mask, failed=bool(failed))
+    shown = mask if split.shadow else met
+    met_by = _exposures(split, batch, mask, refused)
+    Exposures(observations).write(split, met_by.filter(pa.array(shown)))
     return SplitScored(scored, tried, failed)
 
 
-def _tried(split: Split, batch: Batch) -> NDArray[np.bool_]:
-    """Say which rows the candidate answers."""
-    if split.shadow:
-        return _met(split, batch)
-    return np.logical_and(assign_all(_entities(batch), split), _met(split, batch))
+def _assigned(split: Split, batch: Batch) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """
+    Say which rows are of the stage, and which of them the candidate answers.
 
-
-def _met(split: Split, batch: Batch) -> NDArray[np.bool_]:
-    """Say which rows are of the stage: those from before it may be scored again, too."""
+    Rows from before it may be scored again, too; those of nobody are the champion's.
+    """
     times = batch.table[batch.time]
     since = pa.scalar(datetime.fromisoformat(split.since), times.type)
-    return np.asarray(pc.greater(times, since).to_numpy(), np.bool_)
+    met = np.asarray(pc.greater(times, since).to_numpy(), np.bool_)
+    if split.shadow:
+        return met, met
+    entities = _entities(batch)
+    met &= np.asarray(pc.fill_null(pc.not_equal(entities.cast(pa.string()), ""), False))
+    mask = met.copy()
+    mask[met] = assign_all(entities.filter(pa.array(met)), split)
+    return met, mask
 
 
 def _entities(batch: Batch) -> pa.ChunkedArray:
-    if batch.entity not in batch.table.schema.names:
-        known = ", ".join(batch.table.schema.names)
-        msg = f"no column {batch.entity!r} of entities in {batch.dataset}; it has {known}"
+    name, known = batch.entity or batch.key, batch.table.schema.names
+    if name not in known:
+        msg = f"no column {name!r} of entities in {batch.dataset}; it has {', '.join(known)}"
         raise ConfigurationError(msg)
-    return batch.table[batch.entity]
+    return batch.table[name]
 
 
-def _score(
-    models: ModelStore,
-    observations: Observations,
-    ref: ModelRef,
-    batch: Batch,
-    table: pa.Table,
-    *,
-    shadow: bool = False,
-) -> Scored:
-    names = {"dataset": batch.dataset, "time": batch.time, "key": batch.key, "run": batch.run}
-    return score(models, observations, ref, table, **names, shadow=shadow)
-
-
-def _expose(
-    exposures: Exposures, split: Split, batch: Batch, mask: NDArray[np.bool_], *, failed: bool
-) -> None:
-    """Put on record who met which version; of a shadow, only how it answered."""
-    met = pa.table(
+def _exposures(
+    split: Split, batch: Batch, mask: NDArray[np.bool_], refused: NDArray[np.bool_]
+) -> pa.Table:
+    """Say of every row who met which version; of a shadow, only how it answered."""
+    entities = batch.table[batch.key] if split.shadow else _entities(batch)
+    return pa.table(
         {
             "key": batch.table[batch.key].cast(pa.string()),
-            "entity": (batch.table[batch.key] if split.shadow else _entities(batch)).cast(
-                pa.string()
-            ),
+            "entity": entities.cast(pa.string()),
             "arm": pa.array(np.where(mask, "candidate", "champion"), pa.string()),
             "exposed_at": batch.table[batch.time],
-            "failed": pa.array(mask & failed, pa.bool_()),
+            "failed": pa.array(mask & refused, pa.bool_()),
         }
     )
-    exposures.write(split, met.filter(pa.array(mask if split.shadow else _met(split, batch))))

@@ -162,9 +162,10 @@ class Answered:
             good = [usable_rows(one, asked.rows, asked.key) for one in (before, after)]
             kept = asked.filter(pc.and_(*good))
             frame = kept.frame
-            said = predictions(before, frame, champion), predictions(after, frame, candidate)
+            first = predictions(before, frame, champion)
+            second = predictions(after, frame, candidate)
             kind: Kind = "class" if hasattr(after.estimator, "predict_proba") else "number"
-        return cls(kind, kept.rows, *said, kept.y, kept.key, kept.time)
+        return cls(kind, kept.rows, *_alike(first, second), kept.y, kept.key, kept.time)
 
     def __post_init__(self) -> None:
         shapes = {len(self.champion), len(self.candidate), self.rows.num_rows}
@@ -220,6 +221,19 @@ def find_flips(answers: Answered, *, candidate: str, champion: str, seed: int = 
         tuple(sorted(segments, key=lambda segment: -segment.flips)),
         tuple(_cases(answers, flipped, better)),
     )
+
+
+def _alike(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """Give a model that knows fewer classes columns for the others: it never says them."""
+    wide = max(one.shape[1] if one.ndim > 1 else 1 for one in (first, second))
+    return _widened(first, wide), _widened(second, wide)
+
+
+def _widened(answer: Floats, wide: int) -> Floats:
+    if wide == 1:
+        return answer
+    columns = answer if answer.ndim > 1 else np.column_stack([1 - answer, answer])
+    return np.pad(columns, ((0, 0), (0, wide - columns.shape[1])))
 
 
 def _decided(answer: Floats, kind: Kind) -> Floats:

@@ -10,6 +10,7 @@ from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.deployment.rollback import roll_back
 from airflow_mlops.core.entries import State
 from airflow_mlops.core.errors import (
+    ConfigurationError,
     ContractBrokenError,
     ModelChangedError,
     ModelNotFoundError,
@@ -70,7 +71,7 @@ class Guard:
         self, rows: Selection, rules: Sequence[Decay], ask: Ask, *, champion: ModelRef
     ) -> Guarded:
         """
-        Roll back if a rule of the policy asks for it, and the earlier champion is better.
+        Roll back if a rule of the policy asks for it, and the earlier champion is surely better.
 
         Both are asked about the labelled rows of the windows that decayed: a hard season is hard
         for both of them, and then nothing is gained.
@@ -94,11 +95,12 @@ class Guard:
         seen = Selection(rows.data, rows.labels, rows.label, last[0].since, last[-1].until)
         try:
             compared = self._compared(seen, previous, champion)
-            if compared.difference >= 0:
-                line = f"{champion} decayed: {text}; {previous} would not help: {compared}"
+            if compared.bound(rule.alpha) >= 0:
+                line = f"{champion} decayed: {text}; {previous} is not surely better: {compared}"
                 return Guarded("warn", f"{line}; retrain, or wait", comparison=compared)
             evidence = {"rule": rule.to_dict(), "comparison": compared.to_dict()}
-            reason = f"{champion} decayed: {text}; {previous} is better on these rows: {compared}"
+            better = f"{previous} is surely better on these rows: {compared}"
+            reason = f"{champion} decayed: {text}; {better}"
             key = f"{ask.key}:{state.epoch}:{last[-1].index}"
             mine = Ask(key, ask.by, reason, {**ask.evidence, **evidence})
             entry = roll_back(
@@ -127,6 +129,7 @@ class Guard:
 
 
 _CANNOT = (
+    ConfigurationError,
     ContractBrokenError,
     ModelChangedError,
     ModelNotFoundError,

@@ -4,15 +4,21 @@ import re
 from dataclasses import replace
 from datetime import datetime
 
+import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.deployment.rolling import Turn, advance
-from airflow_mlops.core.deployment.splitting import Batch, score_split
-from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError
+from airflow_mlops.core.deployment.rolling import Turn, advance, give_up
+from airflow_mlops.core.deployment.scoring import Batch
+from airflow_mlops.core.deployment.splitting import _assigned, score_split
+from airflow_mlops.core.errors import (
+    ConcurrentPromotionError,
+    ConfigurationError,
+    UserCodeError,
+)
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import ModelRef
-from airflow_mlops.core.rollout import Split, assign
+from airflow_mlops.core.rollout import Begun, Split, assign
 from airflow_mlops.core.rollout.exposures import Exposures
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.policy import AB, Canary, Shadow
@@ -58,7 +64,7 @@ class Life:
         since = datetime.fromisoformat(table.windows()[-number].start)
         rows = table.between(since).to_arrow()
         split = Split.of(self.registry.ledger.standing(self.model))
-        batch = Batch(rows, str(table.ref), "at", "id", entity, "run")
+        batch = Batch(rows, str(table.ref), "at", "id", "run", entity)
         return score_split(self.registry.models, self.observations, split, batch)
 
     def table(self, name):
@@ -195,6 +201,68 @@ def test_rows_of_a_candidate_that_fails_are_answered_by_the_champion(life, candi
     found = life.look(turn)
     assert (found.status, found.answer) == ("stopped", "failures")
     assert f"168 of 168 requests to {life.model}@2 failed" in found.reasons[0]
+
+
+NEEDS_X = """
+def build(rows):
+    return rows[["x", "y"]].fillna({"x": 0.0})
+"""
+
+
+def test_rows_that_only_the_candidate_refuses_are_served_by_the_champion(
+    life, candidate, make_training, ask
+):
+    """The champion has learnt from rows with nulls in x, the candidate from rows without."""
+    weeks = Weeks(*(t.slice(0, 8 * ROWS) for t in (life.weeks.rows, life.weeks.labels)))
+    made = make_training(features=NEEDS_X, params={"C": 2.0}, weeks=weeks)
+    columns = [{**c, "nullable": True} for c in made.about["contract"]["columns"]]
+    made = replace(made, about={"contract": {**made.about["contract"], "columns": columns}})
+    loss = ("brier", loss_function("brier"))
+    champion = ModelRef.parse(train_model(life.registry.models, made, loss=loss, tags={}).model)
+    life.registry.promote(champion, ask("tolerant"), epoch=None, order=None)
+    turn = candidate(Canary(percent=50, hold="90d"))
+    life.look(turn)
+    holes = life.weeks.rows["x"].to_pylist()
+    holes[8 * ROWS : 8 * ROWS + 40] = [None] * 40
+    place = life.weeks.rows.schema.get_field_index("x")
+    life.weeks = Weeks(life.weeks.rows.set_column(place, "x", pa.array(holes)), life.weeks.labels)
+    life.deliver()
+    found = [life.predictions(version) for version in (champion.version, turn.ref.version)]
+    assert found[0] | found[1] == set(range(8 * ROWS, 9 * ROWS))
+    arms = life.exposures.arms(Begun.of(life.registry.ledger.standing(life.model)))
+    assert 5 < arms.candidate.failed < 35
+    assert arms.champion.failed == 0
+
+
+def test_rows_of_nobody_are_the_champions_and_no_exposures(life, candidate):
+    turn = candidate(Canary(percent=50, hold="90d"))
+    life.look(turn)
+    life.deliver()
+    table = life.table(life.model).between().to_arrow().slice(8 * ROWS)
+    customers = [None if i % 3 == 0 else "" if i % 3 == 1 else f"c{i}" for i in range(ROWS)]
+    table = table.append_column("customer", pa.array(customers))
+    batch = Batch(table, "d", "at", "id", "r", "customer")
+    split = Split.of(life.registry.ledger.standing(life.model))
+    met, mask = _assigned(split, batch)
+    assert met.tolist() == [i % 3 == 2 for i in range(ROWS)]
+    assert 0 < mask.sum() < met.sum()
+    assert not (mask & ~met).any()
+
+
+def test_what_cannot_be_computed_begins_no_stage(life, candidate):
+    turn = replace(candidate(Canary(percent=50, hold="14d")), metric="nowhere:loss", baseline=0.1)
+    with pytest.raises(UserCodeError, match="nowhere"):
+        life.look(turn)
+    assert life.ops == ["promote", "propose"]
+
+
+def test_a_stage_that_nobody_can_look_at_ends(life, candidate):
+    turn = candidate(Canary(percent=50, hold="90d"))
+    life.look(turn)
+    give_up(life.registry, turn, "its task ran into its timeout")
+    give_up(life.registry, turn, "its task ran into its timeout")
+    assert life.ops == ["promote", "propose", "stage", "refuse"]
+    assert life.deliver().candidate is None
 
 
 def test_a_stage_whose_candidate_was_superseded_is_not_begun_again(life, candidate, make_version):

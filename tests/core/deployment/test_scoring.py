@@ -10,7 +10,7 @@ import pytest
 from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.deployment.contracts import contract_against
-from airflow_mlops.core.deployment.scoring import score
+from airflow_mlops.core.deployment.scoring import Batch, score
 from airflow_mlops.core.errors import (
     ContractBrokenError,
     ModelChangedError,
@@ -47,11 +47,7 @@ def scored(model_store, observations, dataset_store, trained, model, append, lab
             model_store,
             observations,
             trained,
-            table.between(since).to_arrow(),
-            dataset=commit.ref,
-            time="at",
-            key="id",
-            run="r1",
+            Batch(table.between(since).to_arrow(), commit.ref, "at", "id", "r1"),
         )
         return done, observations.served(model)
 
@@ -85,9 +81,9 @@ def test_a_column_of_another_type_stops_scoring_and_is_named(
     rows = rows.rename_columns(["id", "at", "ex", "y", "kind"])
     commit = append(dataset_store, f"{model}_other", ArrowSource(rows, "id", "at"))
     table = dataset_store.open(DatasetRef.parse(commit.ref))
-    asked = {"dataset": commit.ref, "time": "at", "key": "id", "run": "r"}
+    batch = Batch(table.between().to_arrow(), commit.ref, "at", "id", "r")
     with pytest.raises(ContractBrokenError, match=r"'x' missing.*'y' retyped.*number.*string"):
-        score(model_store, observations, trained, table.between().to_arrow(), **asked)
+        score(model_store, observations, trained, batch)
     assert observations.served(model) == ()
 
 
@@ -155,9 +151,9 @@ def test_a_key_that_repeats_among_the_rows_is_refused_and_nothing_is_written(
     append(dataset_store, model, ArrowSource(rows.slice(0, 8 * 168), "id", "at"), "one")
     commit = append(dataset_store, model, ArrowSource(rows, "id", "at"), "two")
     table = dataset_store.open(DatasetRef.parse(commit.ref))
-    asked = {"dataset": commit.ref, "time": "at", "key": "id", "run": "r"}
+    batch = Batch(table.between().to_arrow(), commit.ref, "at", "id", "r")
     with pytest.raises(RejectedError, match=f"168 values of key 'id' repeat in {commit.ref}"):
-        score(model_store, observations, trained, table.between().to_arrow(), **asked)
+        score(model_store, observations, trained, batch)
     assert observations.served(model) == ()
 
 
