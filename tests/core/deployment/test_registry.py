@@ -126,6 +126,20 @@ def test_the_champion_is_not_promoted_twice(registry, promoted, ask):
         registry.promote(promoted[1], ask("again"), epoch=None, order=None)
 
 
+@pytest.mark.parametrize("op", ["refuse", "reject"])
+def test_what_was_settled_is_not_promoted_as_a_candidate(registry, make_version, ask, model, op):
+    ref = make_version()
+    registry.propose(ref, ask("propose"), epoch=0, order=1)
+    registry.refuse(ref, ask("no"), op=op)
+    asked = {"epoch": 0, "order": 1, "waiting": True}
+    with pytest.raises(StaleCandidateError, match="is no candidate any more"):
+        registry.promote(ref, ask("yes"), **asked)
+    assert registry.champion(model) is None
+    again = make_version()
+    registry.propose(again, ask("propose again"), epoch=0, order=2)
+    assert registry.promote(again, ask("yes again"), **{**asked, "order": 2}).version == 2
+
+
 def test_a_rollback_returns_to_the_previous_champion(registry, promoted, ask, model):
     entry = registry.rollback(model, ask("back", "bad week"))
     assert (entry.op, entry.version, entry.reason) == ("rollback", promoted[0].version, "bad week")
