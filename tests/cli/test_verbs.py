@@ -210,6 +210,33 @@ class TestPromoteAndRollback:
         assert version.format(model) in done.err
         assert ledger.state(model).entries == ()
 
+    def test_reject_turns_down_the_candidate_and_nothing_else(
+        self, mlops, champions, registry, make_version, ask, model, ledger
+    ):
+        champions(1)
+        ref = make_version()
+        registry.propose(ref, ask("propose"), epoch=ledger.state(model).epoch, order=9)
+        wrong = mlops("reject", f"{model}@1", "--reason", "hurts")
+        assert wrong.code == 2
+        assert f"{model}@1 is no candidate, {ref} is" in wrong.err
+        done = mlops("reject", str(ref), "--reason", "hurts", "--by", "ann")
+        assert done.code == 0
+        assert f"{ref} is rejected (entry 3, by ann): hurts" in done.out
+        assert ledger.state(model).challenger is None
+        assert "there is none now" in mlops("reject", str(ref), "--reason", "again").err
+
+    def test_status_shows_a_stage_while_it_runs(
+        self, mlops, champions, registry, observations, make_version, ask, model, ledger
+    ):
+        champions(1)
+        ref = make_version()
+        registry.propose(ref, ask("propose"), epoch=ledger.state(model).epoch, order=9)
+        line = {"status": "ok", "line": f"Canary of {ref}: running"}
+        observations.record(model, "rollout", f"{ref}:0", line)
+        assert "rollout      ok      since" in mlops("status", model).out
+        mlops("reject", str(ref), "--reason", "hurts")
+        assert "rollout" not in mlops("status", model).out
+
     def test_rollback(self, mlops, trained_champions, model, ledger):
         trained_champions(3)
         look = mlops("rollback", model, "--dry-run")
