@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.monitoring.observations import Observations
 from tests.operators.running import sync
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
@@ -226,13 +227,13 @@ class TestPromoteAndRollback:
         assert "there is none now" in mlops("reject", str(ref), "--reason", "again").err
 
     def test_status_shows_a_stage_while_it_runs(
-        self, mlops, champions, registry, observations, make_version, ask, model, ledger
+        self, mlops, champions, registry, make_version, ask, model, ledger
     ):
         champions(1)
         ref = make_version()
         registry.propose(ref, ask("propose"), epoch=ledger.state(model).epoch, order=9)
         line = {"status": "ok", "line": f"Canary of {ref}: running"}
-        observations.record(model, "rollout", f"{ref}:0", line)
+        Observations(ledger.dsn).record(model, "rollout", f"{ref}:0", line)
         assert "rollout      ok      since" in mlops("status", model).out
         mlops("reject", str(ref), "--reason", "hurts")
         assert "rollout" not in mlops("status", model).out
