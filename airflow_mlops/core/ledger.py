@@ -7,14 +7,14 @@ on "nobody decided since I looked". Whoever loses reads again and decides again;
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
 
-from airflow_mlops.core.entries import MOVES, ZERO, Entry, State
+from airflow_mlops.core.entries import MOVES, ZERO, Entry, State, text_hash
 from airflow_mlops.core.errors import (
     ConfigurationError,
     KeyReusedError,
@@ -222,21 +222,23 @@ def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | Unavailab
     return UnavailableError(f"{what} does not answer: {text}")
 
 
-def _checked(model: str, rows: Iterable[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
+def _checked(model: str, rows: Sequence[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
     """
     Yield the entries of rows, after looking whether each is what was written, and follows.
 
     :param rows: ``seq, body, hash, prev_hash``; without a body also what is generated from it.
     :param gaps: number up to which entries may be left out.
     """
-    before = (0, ZERO)
+    before, newest = (0, ZERO), (rows[-1][0] if rows else 0) - TAIL
     for seq, body, digest, prev_hash, *generated in rows:
         alone = seq <= gaps + 1 if gaps else False
         follows = alone or (seq, prev_hash) == (before[0] + 1, before[1])
-        brief = body is None
-        entry = _brief(model, seq, *generated) if brief else _read(body, prev_hash)
-        known = brief or (entry and (entry.seq, entry.hash, entry.model) == (seq, digest, model))
-        if entry is None or not follows or not known:
+        stored = (model, seq, digest)
+        if body is None:
+            entry: Entry | None = _brief(model, seq, *generated)
+        else:
+            entry = _read(body, prev_hash, stored, anew=seq > newest)
+        if entry is None or not follows:
             msg = (
                 f"the ledger of {model} breaks at entry {seq if alone else before[0] + 1}: it was "
                 "changed or lost. Nothing is decided until somebody has looked: airflow mlops "
@@ -261,9 +263,18 @@ def _brief(
     return Entry(model, op, "", "", "", version, order=order, evidence=evidence, seq=seq)
 
 
-def _read(body: str, prev_hash: str) -> Entry | None:
-    """Rebuild an entry; nothing if somebody else wrote it: it has other fields."""
+def _read(body: str, prev_hash: str, stored: tuple[str, int, str], *, anew: bool) -> Entry | None:
+    """
+    Rebuild an entry; nothing if somebody else wrote or changed it.
+
+    :param stored: model, number and hash beside it.
+    :param anew: write it anew, and hash that: only this package writes it so. Of an older entry
+        the stored text is hashed, for its successors hold its hash: other text of the same meaning
+        needs all of them rewritten.
+    """
     try:
-        return Entry.from_body(body, prev_hash)
-    except TypeError:
+        entry = Entry.from_body(body, prev_hash)
+    except TypeError:  # it has other fields
         return None
+    digest = entry.hash if anew else text_hash(prev_hash, body)
+    return entry if (entry.model, entry.seq, digest) == stored else None
