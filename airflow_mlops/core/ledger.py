@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NoReturn
 
 import psycopg
 
@@ -105,11 +105,7 @@ class Ledger:
             (model, seq),
         )
         found = next(_checked(model, rows, gaps=seq), None)
-        if found is None:
-            number, _ = self.standing(model).head
-            msg = f"the ledger of {model} has {number} entries, none is number {seq}"
-            raise ConfigurationError(msg)
-        return found
+        return found or _missing(self.standing(model), model, seq)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
@@ -209,9 +205,23 @@ class MemoryLedger(Ledger):
         """Return the same: nothing has to be read."""
         return self.state(model)
 
+    def numbered(self, model: str, seq: int) -> Entry:
+        """Return one entry."""
+        state = self.state(model)
+        return state.numbered(seq) or _missing(state, model, seq)
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of all models with an entry, in order."""
+        return tuple(sorted(self.states))
+
     def _append(self, entry: Entry) -> bool:
         self.states[entry.model] = self.state(entry.model).after(entry)
         return True
+
+
+def _missing(state: State, model: str, seq: int) -> NoReturn:
+    msg = f"the ledger of {model} has {state.head[0]} entries, none is number {seq}"
+    raise ConfigurationError(msg)
 
 
 def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | UnavailableError:
@@ -268,13 +278,12 @@ def _read(body: str, prev_hash: str, stored: tuple[str, int, str], *, anew: bool
     Rebuild an entry; nothing if somebody else wrote or changed it.
 
     :param stored: model, number and hash beside it.
-    :param anew: write it anew, and hash that: only this package writes it so. Of an older entry
-        the stored text is hashed, for its successors hold its hash: other text of the same meaning
-        needs all of them rewritten.
+    :param anew: see, too, that it is written as only this package writes it. Of an older entry
+        that would find nothing more: whoever rewrites it has to rewrite its successors as well.
     """
     try:
         entry = Entry.from_body(body, prev_hash)
     except TypeError:  # it has other fields
         return None
-    digest = entry.hash if anew else text_hash(prev_hash, body)
-    return entry if (entry.model, entry.seq, digest) == stored else None
+    known = (entry.model, entry.seq, text_hash(prev_hash, body)) == stored
+    return entry if known and not (anew and entry.body() != body) else None
