@@ -23,10 +23,10 @@ from airflow_mlops.cli.verb import (
     verb,
     who,
 )
-from airflow_mlops.core.errors import ConfigurationError, MlopsError
+from airflow_mlops.core.errors import ConfigurationError, MlopsError, RejectedError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
 from airflow_mlops.core.monitoring.observations import Observation
-from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
+from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name, is_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 from airflow_mlops.policy import duration
@@ -128,7 +128,7 @@ def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
 
 @verb
 def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
-    """Check connections, schema, ledger and aliases; exit code 1 if something is broken."""
+    """Check connections, schema, ledgers and aliases; exit code 1 if something is broken."""
     checks = {
         "connection to the dataset store": _check_datasets,
         "connection to MLflow": _check_mlflow,
@@ -179,12 +179,20 @@ def _check_schema() -> str:
 
 
 def _check_models() -> str:
-    registry, lines = open_registry(), []
+    """Verify the whole chain of every model, then compare anchor and aliases."""
+    registry, lines, broken = open_registry(), [], False
     for name in registry.ledger.models():
-        repaired = registry.reconcile(name)
-        number, _ = registry.ledger.state(name).head
-        lines.append(f"{name}: {number} entries verified, {'; '.join(repaired) or 'aliases agree'}")
-    return "; ".join(lines) or "no model yet"
+        try:
+            number, _ = registry.ledger.state(name).head
+            done = registry.reconcile(name) if is_name(name) else ()
+            lines.append(f"{name}: {number} entries verified, {'; '.join(done) or 'aliases agree'}")
+        except (ConfigurationError, RejectedError) as error:
+            broken = True
+            lines.append(f"{name}: {type(error).__name__}: {error}")
+    text = "; ".join(lines) or "no model yet"
+    if broken:
+        raise RejectedError(text)
+    return text
 
 
 def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]:
