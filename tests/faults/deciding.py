@@ -1,5 +1,6 @@
 """Scenarios of the nursery that decide who is champion."""
 
+import functools
 import random
 import time
 from collections.abc import Callable
@@ -114,6 +115,20 @@ def patiently(work: Callable[[], Any], tries: int = 20) -> Any:
     return None
 
 
+def _claim(model: str, op: str, version: int, seen: int, who: int) -> Callable[[Any], Any]:
+    from airflow_mlops.core.ledger import Entry
+
+    def build(state: Any) -> Any:
+        to = (state.previous or version) if op == "rollback" else version
+        claims = op in ("promote", "rollback")
+        late = claims and (seen != state.epoch or (op == "rollback" and not state.previous))
+        evidence = {"against": seen, "asked": op}
+        made = "refuse" if late else op
+        return Entry(model, made, "", f"p{who}", "r", to, state.epoch, evidence=evidence)
+
+    return build
+
+
 def storm(facts: dict[str, Any]) -> Any:
     """
     Decide so often, in the ledger alone; returns what was acknowledged.
@@ -121,7 +136,7 @@ def storm(facts: dict[str, Any]) -> Any:
     A claim names the change of champion that it was made against; if another one came in between,
     it is refused. Now and then the answer was lost, and the same is asked again.
     """
-    from airflow_mlops.core.ledger import Entry, Ledger
+    from airflow_mlops.core.ledger import Ledger
 
     ledger, rng, who = Ledger(facts["dsn"]), random.Random(facts["seed"]), facts["seed"]
     said = []
@@ -129,20 +144,13 @@ def storm(facts: dict[str, Any]) -> Any:
         model = rng.choice(facts["models"])
         op = rng.choices(("promote", "rollback", "refuse", "vote"), (5, 2, 2, 1))[0]
         version, key = rng.randint(1, 50), f"{who}:{number}"
-        seen = patiently(lambda model=model: ledger.standing(model)).epoch
+        seen = patiently(functools.partial(ledger.standing, model)).epoch
 
-        def build(state: Any, model: str = model, op: str = op, version: int = version) -> Any:
-            claims = op in ("promote", "rollback")
-            if op == "rollback":
-                version = state.previous or version
-            late = claims and (seen != state.epoch or (op == "rollback" and not state.previous))
-            made = "refuse" if late else op
-            evidence = {"against": seen, "asked": op}
-            return Entry(model, made, "", f"p{who}", "r", version, state.epoch, evidence=evidence)
-
+        build = _claim(model, op, version, seen, who)
         ask = {"op": op, "version": version}
         for _ in range(2 if rng.random() < 0.1 else 1):
-            entry, _ = patiently(lambda model=model: ledger.record(model, key, ask, build))
+            work = functools.partial(ledger.record, model, key, ask, build)
+            entry, _ = patiently(work)
             said.append([model, key, entry.seq, entry.op, entry.version, entry.hash])
     return said
 
@@ -159,16 +167,13 @@ def bustle(facts: dict[str, Any]) -> Any:
         ref = ModelRef.parse(rng.choice(facts["refs"]))
         op = rng.choices(("promote", "rollback", "refuse", "propose"), (5, 2, 1, 2))[0]
         ask = Ask(f"{who}:{number}", f"p{who}", "better", {})
-        epoch = patiently(lambda ref=ref: found.ledger.standing(ref.name)).epoch
+        epoch = patiently(functools.partial(found.ledger.standing, ref.name)).epoch
         claim = {"epoch": epoch, "order": None if op == "promote" else 1}
+        work = functools.partial(getattr(found, op), ref, ask, **claim)
+        if op in ("rollback", "refuse"):
+            work = functools.partial(getattr(found, op), ref.name if op == "rollback" else ref, ask)
         try:
-            if op == "rollback":
-                entry = patiently(lambda ref=ref, ask=ask: found.rollback(ref.name, ask))
-            elif op == "refuse":
-                entry = patiently(lambda ref=ref, ask=ask: found.refuse(ref, ask))
-            else:
-                work = getattr(found, op)
-                entry = patiently(lambda ref=ref, ask=ask, claim=claim: work(ref, ask, **claim))
+            entry = patiently(work)
             said.append([ref.name, ask.key, entry.op, entry.version])
         except RejectedError:
             said.append([ref.name, ask.key, "refuse", ref.version])

@@ -186,7 +186,9 @@ def train(facts: dict[str, Any]) -> Any:
         {"contract": {"columns": []}},
     )
     loss = ("brier", loss_function("brier"))
-    return train_model(deciding.models(facts), training, loss=loss, tags=facts.get("tags", {})).to_dict()
+    return train_model(
+        deciding.models(facts), training, loss=loss, tags=facts.get("tags", {})
+    ).to_dict()
 
 
 def tick(facts: dict[str, Any]) -> Any:

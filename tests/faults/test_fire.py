@@ -1,6 +1,5 @@
 """Eight processes that decide at once: no wrong champion, and no decision lost."""
 
-import uuid
 from collections import Counter
 
 import pytest

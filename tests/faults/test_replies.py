@@ -158,7 +158,9 @@ def test_mlflow_that_goes_away_after_the_entry_is_caught_up_with(
         return append(self, entry)
 
     monkeypatch.setattr(Ledger, "_append", away)
-    with pytest.raises(UnavailableError, match=r"entry 2 \(promote\) .* is on record and holds, do"):
+    with pytest.raises(
+        UnavailableError, match=r"entry 2 \(promote\) .* is on record and holds, do"
+    ):
         far.promote(candidate, ask("k"), epoch=1, order=2)
     assert registry.models.client.get_registered_model(model).aliases["champion"] == "1"
     wire.down = False

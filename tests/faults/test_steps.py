@@ -1,4 +1,4 @@
-"""Decisions killed between any two of their writes: one entry, and aliases that agree, afterwards."""
+"""Decisions killed between any two writes: one entry, and aliases that agree, after a retry."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -205,5 +205,8 @@ def test_a_rollback_of_the_guard_killed_at_any_write_is_one_entry(
         }
 
     for found in every_step("guard", prepare, ["rollback"], at_least=4):
-        assert (found["status"], found["line"].split(":")[0]) == ("broken", f"rolled back to {good}")
+        assert (found["status"], found["line"].split(":")[0]) == (
+            "broken",
+            f"rolled back to {good}",
+        )
         assert found["comparison"]["difference"] < 0

@@ -44,7 +44,9 @@ def truth(dsn: str, model: str) -> Truth:
         if op in ("promote", "adopt"):
             stack = [v for v in stack if v != version] + [version]
         elif op == "rollback":
-            stack = stack[: stack.index(version) + 1] if version in stack else [*stack[:-1], version]
+            stack = (
+                stack[: stack.index(version) + 1] if version in stack else [*stack[:-1], version]
+            )
         if op == "propose":
             challenger = version
         elif op in ("promote", "adopt", "refuse", "reject") and version == challenger:

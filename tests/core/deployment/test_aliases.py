@@ -61,7 +61,7 @@ def test_entries_that_move_no_alias_leave_it_applied():
 
 @services
 def test_a_policy_that_is_none_is_refused(registry):
-    with pytest.raises(ConfigurationError, match="moved_alias 'follow' .* known: restore, adopt"):
+    with pytest.raises(ConfigurationError, match=r"moved_alias 'follow' .* known: restore, adopt"):
         replace(registry, moved_alias="follow")
 
 

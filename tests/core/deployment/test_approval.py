@@ -62,9 +62,7 @@ def test_eight_people_who_say_yes_at_once_are_eight_votes(services, ledger, mode
 
 
 @pytest.mark.services
-def test_one_person_who_says_yes_eight_times_at_once_is_one_vote(
-    services, ledger, model, propose
-):
+def test_one_person_who_says_yes_eight_times_at_once_is_one_vote(services, ledger, model, propose):
     proposal, barrier = propose(ledger, model), threading.Barrier(8)
 
     def answer(_):
