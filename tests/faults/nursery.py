@@ -6,6 +6,7 @@ Answers one JSON line: how each child ended and what it returned. Dying is real:
 ``SIGKILL`` of the child by itself, at the named boundary.
 """
 
+import gc
 import itertools
 import json
 import os
@@ -291,6 +292,7 @@ def main() -> None:
 
     assert registry
     assert fit
+    gc.freeze()  # else each child looks through all of this again and again
     print("ready", flush=True)
     for line in sys.stdin:
         orders = json.loads(line)

@@ -33,7 +33,7 @@ def test_a_thousand_decisions_at_once_are_all_on_record_in_one_order(
     services, nursery, ledger, model, number
 ):
     names = [f"{model}_{i}" for i in range(number)]
-    decisions = 125 if number == 1 else 40
+    decisions = 125 if number == 1 else 20
     dsn = services.dsn("mlops", user="mlops_task")
     facts = {"dsn": dsn, "models": names, "decisions": decisions}
     _, ended = at_once(nursery, "storm", facts)
