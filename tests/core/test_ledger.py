@@ -4,6 +4,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -98,6 +99,17 @@ def test_a_challenger_waits_until_it_is_answered(op):
     assert states(("propose", 4, None)).challenger == 4
     assert states(("propose", 4, None), (op, 4, None)).challenger is None
     assert states(("propose", 4, None), (op, 3, None)).challenger == 4
+
+
+def test_who_was_champion_at_a_moment_may_have_been_adopted():
+    state = State()
+    for seq, (op, version) in enumerate([("promote", 1), ("adopt", 2), ("keep", None)], 1):
+        at = f"2026-01-0{seq}T00:00:00+00:00"
+        made = Entry("m", op, f"k{seq}", "t", "r", version, at=at, seq=seq)
+        state = state.after(made)
+    when = {day: datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 3)}
+    assert [state.changed_at(when[day]).version for day in (1, 2, 3)] == [1, 2, 2]
+    assert (state.champion, state.previous, state.ever) == (2, 1, frozenset({1, 2}))
 
 
 def test_an_order_of_zero_is_an_order():

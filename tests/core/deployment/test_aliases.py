@@ -213,15 +213,15 @@ def test_several_who_see_one_move_answer_it_once(
 
 @services
 def test_a_promotion_that_comes_first_is_not_undone_by_an_adoption(
-    registry, adopting, promoted, move, make_version, ask, model, monkeypatch
+    registry, adopting, promoted, move, make_version, model, monkeypatch
 ):
     stranger, candidate = make_version(), make_version()
     move("champion", stranger.version)
     verified = ModelRegistry._verified
 
-    def meanwhile(self, ref):  # somebody promotes while the files are looked at
-        if ref == stranger and not registry.ledger.state(model).of("faster"):
-            registry.promote(candidate, ask("faster"), epoch=2, order=9)
+    def meanwhile(self, ref):  # somebody promotes while the files are looked at, and is killed
+        draft = Entry(model, "promote", "", "t", "r", candidate.version, 2)
+        registry.ledger.record(model, "faster", {}, lambda _: draft)
         return verified(self, ref)
 
     monkeypatch.setattr(ModelRegistry, "_verified", meanwhile)
@@ -229,6 +229,7 @@ def test_a_promotion_that_comes_first_is_not_undone_by_an_adoption(
     found = settled(registry, model)
     assert found.champion == candidate.version
     assert found.ops[2:] == ["promote", "observe"]
+    assert found.entries[-1]["reason"].endswith("; entry 3 changed the champion meanwhile")
 
 
 @services
