@@ -111,7 +111,7 @@ def _config() -> dict[str, Any]:
         }
 
     return {
-        "description": "Connections that are used when none is named, and a local folder.",
+        "description": "Connections that are used when none is named, a folder, and moved aliases.",
         "options": {
             "mlflow_conn_id": option("Connection to MLflow.", "mlflow_default"),
             "dataset_conn_id": option("Connection to the dataset store.", "dataset_default"),
@@ -121,6 +121,11 @@ def _config() -> dict[str, Any]:
             "usage_folder": option(
                 "Local folder where usages of tasks wait for that database.",
                 "{AIRFLOW_HOME}/mlops/usages",
+            ),
+            "moved_alias": option(
+                "When somebody moves the alias champion in MLflow: restore puts it back, adopt "
+                "makes that version champion if its files are verified. Both go on record.",
+                "restore",
             ),
         },
     }

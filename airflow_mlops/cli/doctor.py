@@ -15,8 +15,8 @@ from airflow_mlops.cli.verb import (
     state_of,
     verb,
 )
-from airflow_mlops.core.errors import ConfigurationError, MlopsError
-from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.errors import ConfigurationError, MlopsError, RejectedError
+from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
 
@@ -124,9 +124,17 @@ def _check_schema() -> str:
 
 
 def _check_models() -> str:
-    registry, lines = open_registry(), []
+    """Verify the whole chain of every model, then compare anchor and aliases."""
+    registry, lines, broken = open_registry(), [], False
     for name in registry.ledger.models():
-        repaired = registry.reconcile(name)
-        number, _ = registry.ledger.state(name).head
-        lines.append(f"{name}: {number} entries verified, {'; '.join(repaired) or 'aliases agree'}")
-    return "; ".join(lines) or "no model yet"
+        try:
+            number, _ = registry.ledger.state(name).head
+            done = registry.reconcile(name) if is_name(name) else ()
+            lines.append(f"{name}: {number} entries verified, {'; '.join(done) or 'aliases agree'}")
+        except (ConfigurationError, RejectedError) as error:
+            broken = True
+            lines.append(f"{name}: {type(error).__name__}: {error}")
+    text = "; ".join(lines) or "no model yet"
+    if broken:
+        raise RejectedError(text)
+    return text

@@ -105,7 +105,8 @@ def open_registry() -> "ModelRegistry":
     """Open ledger and MLflow together."""
     from airflow_mlops.core.deployment.registry import ModelRegistry
 
-    return ModelRegistry(open_models(), open_ledger())
+    moved_alias = str(conf.get("mlops", "moved_alias"))
+    return ModelRegistry(open_models(), open_ledger(), moved_alias)
 
 
 def open_datasets() -> "DatasetStore":

@@ -22,6 +22,16 @@ CHAMPIONS = ("promote", "rollback", "adopt")
 _ANSWERS = ("promote", "refuse", "reject", "adopt")
 
 
+def text_hash(prev_hash: str, body: str) -> str:
+    """
+    Return the SHA-256 that an entry is stored under.
+
+    :param prev_hash: of the entry before it.
+    :param body: as it is stored.
+    """
+    return hashlib.sha256(f"{prev_hash}\n{body}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Entry:
     """
@@ -61,7 +71,7 @@ class Entry:
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the previous hash, a line feed and the body."""
-        return hashlib.sha256(f"{self.prev_hash}\n{self.body()}".encode()).hexdigest()
+        return text_hash(self.prev_hash, self.body())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -142,7 +152,7 @@ class State:
         found, now = None, ""
         for entry in self.entries:
             now = entry.evidence.get("now") or now
-            if entry.op in ("promote", "rollback"):
+            if entry.op in CHAMPIONS:
                 found = entry if datetime.fromisoformat(now or entry.at) <= when else found
         return found
 

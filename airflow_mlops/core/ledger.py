@@ -7,14 +7,14 @@ on "nobody decided since I looked". Whoever loses reads again and decides again;
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NoReturn
 
 import psycopg
 
-from airflow_mlops.core.entries import MOVES, ZERO, Entry, State
+from airflow_mlops.core.entries import MOVES, ZERO, Entry, State, text_hash
 from airflow_mlops.core.errors import (
     ConfigurationError,
     KeyReusedError,
@@ -105,11 +105,7 @@ class Ledger:
             (model, seq),
         )
         found = next(_checked(model, rows, gaps=seq), None)
-        if found is None:
-            number, _ = self.standing(model).head
-            msg = f"the ledger of {model} has {number} entries, none is number {seq}"
-            raise ConfigurationError(msg)
-        return found
+        return found or _missing(self.standing(model), model, seq)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
@@ -209,9 +205,23 @@ class MemoryLedger(Ledger):
         """Return the same: nothing has to be read."""
         return self.state(model)
 
+    def numbered(self, model: str, seq: int) -> Entry:
+        """Return one entry."""
+        state = self.state(model)
+        return state.numbered(seq) or _missing(state, model, seq)
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of all models with an entry, in order."""
+        return tuple(sorted(self.states))
+
     def _append(self, entry: Entry) -> bool:
         self.states[entry.model] = self.state(entry.model).after(entry)
         return True
+
+
+def _missing(state: State, model: str, seq: int) -> NoReturn:
+    msg = f"the ledger of {model} has {state.head[0]} entries, none is number {seq}"
+    raise ConfigurationError(msg)
 
 
 def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | UnavailableError:
@@ -222,21 +232,23 @@ def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | Unavailab
     return UnavailableError(f"{what} does not answer: {text}")
 
 
-def _checked(model: str, rows: Iterable[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
+def _checked(model: str, rows: Sequence[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
     """
     Yield the entries of rows, after looking whether each is what was written, and follows.
 
     :param rows: ``seq, body, hash, prev_hash``; without a body also what is generated from it.
     :param gaps: number up to which entries may be left out.
     """
-    before = (0, ZERO)
+    before, newest = (0, ZERO), (rows[-1][0] if rows else 0) - TAIL
     for seq, body, digest, prev_hash, *generated in rows:
         alone = seq <= gaps + 1 if gaps else False
         follows = alone or (seq, prev_hash) == (before[0] + 1, before[1])
-        brief = body is None
-        entry = _brief(model, seq, *generated) if brief else _read(body, prev_hash)
-        known = brief or (entry and (entry.seq, entry.hash, entry.model) == (seq, digest, model))
-        if entry is None or not follows or not known:
+        stored = (model, seq, digest)
+        if body is None:
+            entry: Entry | None = _brief(model, seq, *generated)
+        else:
+            entry = _read(body, prev_hash, stored, anew=seq > newest)
+        if entry is None or not follows:
             msg = (
                 f"the ledger of {model} breaks at entry {seq if alone else before[0] + 1}: it was "
                 "changed or lost. Nothing is decided until somebody has looked: airflow mlops "
@@ -261,9 +273,17 @@ def _brief(
     return Entry(model, op, "", "", "", version, order=order, evidence=evidence, seq=seq)
 
 
-def _read(body: str, prev_hash: str) -> Entry | None:
-    """Rebuild an entry; nothing if somebody else wrote it: it has other fields."""
+def _read(body: str, prev_hash: str, stored: tuple[str, int, str], *, anew: bool) -> Entry | None:
+    """
+    Rebuild an entry; nothing if somebody else wrote or changed it.
+
+    :param stored: model, number and hash beside it.
+    :param anew: see, too, that it is written as only this package writes it. Of an older entry
+        that would find nothing more: whoever rewrites it has to rewrite its successors as well.
+    """
     try:
-        return Entry.from_body(body, prev_hash)
-    except TypeError:
+        entry = Entry.from_body(body, prev_hash)
+    except TypeError:  # it has other fields
         return None
+    known = (entry.model, entry.seq, text_hash(prev_hash, body)) == stored
+    return entry if known and not (anew and entry.body() != body) else None

@@ -89,7 +89,8 @@ class MlopsOperator(BaseOperator):
         """Open the registry: ledger and MLflow together."""
         from airflow_mlops.core.deployment.registry import ModelRegistry
 
-        return ModelRegistry(self.models(), self.ledger())
+        moved_alias = str(conf.get("mlops", "moved_alias"))
+        return ModelRegistry(self.models(), self.ledger(), moved_alias)
 
     def champion_of(self, state: "State", what: str = "") -> ModelRef:
         """

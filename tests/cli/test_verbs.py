@@ -320,6 +320,51 @@ class TestDoctorAndMigrate:
         assert "@champion: 1 -> 2" in done.json["checks"]["ledger and aliases"]["found"]
         assert model_store.client.get_registered_model(model).aliases["champion"] == "2"
 
+    @pytest.mark.parametrize(
+        ("statement", "says"),
+        [
+            ("delete from mlops.decisions where model = '{m}' and seq = 2", "breaks at entry 2"),
+            ("delete from mlops.decisions where model = '{m}' and seq = 3", "remembers entry 3"),
+        ],
+        ids=["in the middle", "at the end"],
+    )
+    def test_names_the_entry_that_is_broken_and_looks_after_the_other_models(
+        self, mlops, champions, make_version, registry, ask, model, statement, says
+    ):
+        champions(3)
+        others = [make_version(name=f"{model}_other") for _ in range(2)]
+        for ref in others:
+            registry.promote(ref, ask(str(ref)), epoch=None, order=None)
+        client = registry.models.client
+        client.set_registered_model_alias(f"{model}_other", "champion", "1")
+        client.set_registered_model_alias(model, "champion", "1")
+        with psycopg.connect(registry.ledger.dsn, autocommit=True) as connection:
+            connection.execute("alter table mlops.decisions disable trigger all")
+            connection.execute(statement.format(m=model))
+        done = mlops("doctor", "--json")
+        assert (done.code, done.json["healthy"]) == (1, False)
+        check = done.json["checks"]["ledger and aliases"]
+        assert not check["ok"]
+        assert f"{model}: LedgerLostError: " in check["found"]
+        assert says in check["found"]
+        assert f"{model}_other: 2 entries verified, @champion: 1 -> 2" in check["found"]
+        assert client.get_registered_model(model).aliases["champion"] == "1"  # nothing is decided
+
+    def test_says_what_it_adopted_if_that_is_the_policy(
+        self, mlops, champions, model, registry, monkeypatch
+    ):
+        champions(2)
+        registry.models.client.set_registered_model_alias(model, "champion", "1")
+        monkeypatch.setenv("AIRFLOW__MLOPS__MOVED_ALIAS", "adopt")
+        done = mlops("doctor")
+        assert done.code == 0
+        assert f"{model}: 2 entries verified, @champion: 2 -> 1, adopted (entry 3)" in done.out
+        assert registry.champion(model).version == 1
+        monkeypatch.setenv("AIRFLOW__MLOPS__MOVED_ALIAS", "follow")
+        done = mlops("doctor")
+        assert done.code == 1
+        assert "unknown moved_alias 'follow' in section [mlops]; known: restore, adopt" in done.out
+
     def test_names_each_service_that_is_down(self, mlops, ledger, connect, closed_port):
         connect("mlops_default", conn_type="postgres", host="127.0.0.1", port=closed_port)
         connect("dataset_default", conn_type="dataset")

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -16,7 +17,7 @@ from airflow_mlops.core.errors import (
     LedgerLostError,
     UnavailableError,
 )
-from airflow_mlops.core.ledger import MOVES, ZERO, Entry, Ledger, State
+from airflow_mlops.core.ledger import MOVES, ZERO, Entry, Ledger, MemoryLedger, State, _checked
 
 
 def entry(model, op="keep", version=None, **more):
@@ -100,6 +101,17 @@ def test_a_challenger_waits_until_it_is_answered(op):
     assert states(("propose", 4, None), (op, 3, None)).challenger == 4
 
 
+def test_who_was_champion_at_a_moment_may_have_been_adopted():
+    state = State()
+    for seq, (op, version) in enumerate([("promote", 1), ("adopt", 2), ("keep", None)], 1):
+        at = f"2026-01-0{seq}T00:00:00+00:00"
+        made = Entry("m", op, f"k{seq}", "t", "r", version, at=at, seq=seq)
+        state = state.after(made)
+    when = {day: datetime(2026, 1, day, 12, tzinfo=UTC) for day in (1, 2, 3)}
+    assert [state.changed_at(when[day]).version for day in (1, 2, 3)] == [1, 2, 2]
+    assert (state.champion, state.previous, state.ever) == (2, 1, frozenset({1, 2}))
+
+
 def test_an_order_of_zero_is_an_order():
     assert states(("promote", 1, 0)).mark == 0
 
@@ -175,8 +187,13 @@ def test_who_stands_where_is_the_same_by_the_newest_entries_alone(ledger, model,
 def test_one_entry_is_found_by_its_number(ledger, model):
     made = [record(ledger, model, f"k{i}") for i in range(3)]
     assert [ledger.numbered(model, e.seq) for e in made] == made
-    with pytest.raises(ConfigurationError, match=f"ledger of {model} has 3 entries, none is numb"):
-        ledger.numbered(model, 4)
+    memory = MemoryLedger()
+    for i in range(3):
+        record(memory, model, f"k{i}")
+    assert (memory.numbered(model, 2).key, memory.models()) == ("k1", (model,))
+    for one in (ledger, memory):
+        with pytest.raises(ConfigurationError, match=f"of {model} has 3 entries, none is numb"):
+            one.numbered(model, 4)
 
 
 @services
@@ -311,7 +328,9 @@ REHASH = "encode(sha256(convert_to(prev_hash || E'\\n' || {body}, 'UTF8')), 'hex
     ],
     ids=["first lost", "middle lost", "middle rewritten", "unknown field", "not canonical"],
 )
-def test_a_changed_or_lost_entry_stops_every_decision(services, ledger, model, statement, number):
+def test_a_changed_or_lost_entry_stops_every_decision(
+    services, ledger, model, monkeypatch, statement, number
+):
     for i in range(3):
         record(ledger, model, f"k{i}")
     tamper(services, statement.format(m=model))
@@ -322,10 +341,54 @@ def test_a_changed_or_lost_entry_stops_every_decision(services, ledger, model, s
     assert "airflow mlops doctor" in str(caught.value)
     with pytest.raises(LedgerLostError):
         record(ledger, model, "next")
+    monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", 0)  # as if it were long ago
+    if "' ' ||" not in statement:
+        with pytest.raises(LedgerLostError, match=f"breaks at entry {number}"):
+            ledger.state(model)
     with psycopg.connect(services.dsn("mlops")) as connection:  # nothing was appended
         count = "select count(*) from mlops.decisions where model = %s"
         left = 2 if statement.startswith("delete") else 3
         assert connection.execute(count, (model,)).fetchone() == (left,)
+
+
+@services
+@pytest.mark.parametrize("body", ["' ' || body", "replace(body, 'why', 'who')"])
+def test_an_old_entry_that_was_written_anew_breaks_the_chain_after_it(
+    services, ledger, model, monkeypatch, body
+):
+    monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", 2)
+    for i in range(6):
+        record(ledger, model, f"k{i}")
+    hashed = f"update mlops.decisions set body = {body}, hash = {REHASH.format(body=body)}"
+    tamper(services, f"{hashed} where model = '{model}' and seq = 2")
+    with pytest.raises(LedgerLostError, match="breaks at entry 3"):
+        ledger.state(model)
+
+
+CHANGES = {
+    "body": lambda rows, i: rows[i].__setitem__(1, rows[i][1].replace("why", "who")),
+    "spaces": lambda rows, i: rows[i].__setitem__(1, f" {rows[i][1]}"),
+    "hash": lambda rows, i: rows[i].__setitem__(2, "1" * 64),
+    "prev_hash": lambda rows, i: rows[i].__setitem__(3, "1" * 64),
+    "number": lambda rows, i: rows[i].__setitem__(0, 99),
+    "lost": lambda rows, i: rows.pop(i),
+    "twice": lambda rows, i: rows.insert(i, rows[i]),
+    "of another model": lambda rows, i: rows[i].__setitem__(1, rows[i][1].replace("m1", "m2")),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+@pytest.mark.parametrize("tail", [0, 3, 100])
+def test_any_change_of_any_entry_is_found(monkeypatch, change, tail):
+    monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", tail)
+    memory = MemoryLedger()
+    made = [record(memory, "m1", f"k{i}") for i in range(8)]
+    for number in range(7 if change == "lost" else 8):  # that the last one is lost, the anchor sees
+        rows = [[e.seq, e.body(), e.hash, e.prev_hash] for e in made]
+        assert len(list(_checked("m1", rows))) == 8
+        CHANGES[change](rows, number)
+        with pytest.raises(LedgerLostError):
+            list(_checked("m1", rows))
 
 
 @services

@@ -6,6 +6,8 @@ Answers one JSON line: how each child ended and what it returned. Dying is real:
 ``SIGKILL`` of the child by itself, at the named boundary.
 """
 
+import gc
+import itertools
 import json
 import os
 import signal
@@ -16,6 +18,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from tests.faults import deciding
 
 WEEK = timedelta(days=7)
 
@@ -36,6 +40,35 @@ def dying(function: Callable[..., Any], when: str, number: int) -> Callable[...,
         return found
 
     return run
+
+
+def count_writes(when: str, number: int) -> None:
+    """
+    Die before or after the nth write to MLflow or PostgreSQL, whoever does it.
+
+    Between two writes the world is the same, so these are all the places where dying matters.
+    """
+    import psycopg
+    import requests
+
+    reached = itertools.count(1)
+    changing = ("insert", "update", "delete")
+    places = {
+        (requests.Session, "send"): lambda request: request.method not in ("GET", "HEAD"),
+        (psycopg.Cursor, "execute"): lambda query: query.lower().startswith(changing),
+        (psycopg.Cursor, "executemany"): lambda query: query.lower().startswith(changing),
+    }
+
+    def counted(function: Callable[..., Any], writes: Callable[[Any], bool]) -> Any:
+        def run(who: Any, what: Any, *values: Any, **named: Any) -> Any:
+            if not writes(what) or next(reached) != number:
+                return function(who, what, *values, **named)
+            return dying(function, when, 1)(who, what, *values, **named)
+
+        return run
+
+    for (place, attribute), writes in places.items():
+        setattr(place, attribute, counted(getattr(place, attribute), writes))
 
 
 def meeting(function: Callable[..., Any], place: str, number: int) -> Callable[..., Any]:
@@ -132,14 +165,6 @@ def fill(facts: dict[str, Any]) -> Any:
         return {"error": type(error).__name__, "message": str(error)}
 
 
-def _models(facts: dict[str, Any]) -> Any:
-    from mlflow import MlflowClient
-
-    from airflow_mlops.core.training.models import ModelStore
-
-    return ModelStore(MlflowClient(tracking_uri=facts["mlflow"], registry_uri=facts["mlflow"]))
-
-
 def train(facts: dict[str, Any]) -> Any:
     """Train the recipe that the facts describe."""
     from airflow_mlops.core.data.datasets import DatasetStore
@@ -162,26 +187,9 @@ def train(facts: dict[str, Any]) -> Any:
         {"contract": {"columns": []}},
     )
     loss = ("brier", loss_function("brier"))
-    return train_model(_models(facts), training, loss=loss, tags=facts.get("tags", {})).to_dict()
-
-
-def promote(facts: dict[str, Any]) -> Any:
-    """Promote or roll back; a refusal is an answer."""
-    from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
-    from airflow_mlops.core.errors import RejectedError
-    from airflow_mlops.core.ledger import Ledger
-    from airflow_mlops.core.refs import ModelRef
-
-    registry = ModelRegistry(_models(facts), Ledger(facts["dsn"]))
-    ask = Ask(facts["key"], "tests", "better", {})
-    ref = ModelRef.parse(facts["ref"])
-    try:
-        if facts.get("rollback"):
-            return registry.rollback(ref.name, ask).to_dict()
-        entry = registry.promote(ref, ask, epoch=facts["epoch"], order=facts["order"])
-        return entry.to_dict()
-    except RejectedError as error:
-        return {"op": type(error).__name__}
+    return train_model(
+        deciding.models(facts), training, loss=loss, tags=facts.get("tags", {})
+    ).to_dict()
 
 
 def tick(facts: dict[str, Any]) -> Any:
@@ -199,7 +207,7 @@ def tick(facts: dict[str, Any]) -> Any:
 
     sys.path.insert(0, facts["code"])
     store, ledger = DatasetStore(facts["root"]), Ledger(facts["dsn"])
-    models, observations = _models(facts), Observations(facts["dsn"])
+    models, observations = deciding.models(facts), Observations(facts["dsn"])
     ref, policy = ModelRef.parse(facts["ref"]), Retrain((Probe(), Regret()))
     data, labels = (store.open(store.latest(n)) for n in (ref.name, f"{ref.name}.labels"))
     PerformanceMonitor(
@@ -213,7 +221,11 @@ def tick(facts: dict[str, Any]) -> Any:
 
 SCENARIOS = {
     function.__name__: function
-    for function in (append, restore, forget, collect, fill, train, promote, tick)
+    for function in (
+        *(append, restore, forget, collect, fill, train, tick),
+        *(deciding.promote, deciding.vote, deciding.stage, deciding.guard),
+        *(deciding.storm, deciding.bustle),
+    )
 }
 
 
@@ -222,6 +234,10 @@ def child(order: dict[str, Any], answer: int) -> None:
     warnings.simplefilter("ignore")
     if "die" in order:
         name, when, *number = order["die"].split(":")
+        if name == "write":
+            count_writes(when, int(number[0]))
+            name = "none"
+    if "die" in order and name != "none":
         place, attribute = boundary(name)
         wrapped = dying(getattr(place, attribute), when, int(*number or (1,)))
         setattr(place, attribute, wrapped)
@@ -276,6 +292,7 @@ def main() -> None:
 
     assert registry
     assert fit
+    gc.freeze()  # else each child looks through all of this again and again
     print("ready", flush=True)
     for line in sys.stdin:
         orders = json.loads(line)

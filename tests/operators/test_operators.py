@@ -148,6 +148,15 @@ class TestRollback:
         assert all(word in str(done.error) for word in words), str(done.error)
         assert ledger.state(model).champion == 2
 
+    @pytest.mark.parametrize("policy", ["restore", "adopt"])
+    def test_a_moved_alias_is_answered_as_the_configuration_says(
+        self, connections, model, monkeypatch, policy
+    ):
+        task = RollbackModelOperator(task_id="t", model=model, reason="r")
+        assert task.registry().moved_alias == "restore"
+        monkeypatch.setenv("AIRFLOW__MLOPS__MOVED_ALIAS", policy)
+        assert task.registry().moved_alias == policy
+
     def test_says_that_there_is_nothing_to_return_to(self, connections, alone, model):
         done = run(alone(RollbackModelOperator, reason="r"))
         assert isinstance(done.error, ConfigurationError)

@@ -5,26 +5,32 @@ A promotion is one entry of the ledger. Aliases are written after it, and then t
 again; a crash in between is put right by the next :meth:`ModelRegistry.reconcile`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_mlops.core.deployment.aliases import ANCHOR, Aliases, Seen, wanted
 from airflow_mlops.core.errors import (
     ConcurrentPromotionError,
     ConfigurationError,
     LedgerLostError,
     ModelChangedError,
+    RejectedError,
     StaleCandidateError,
     UnavailableError,
 )
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.models import ModelStore, ModelVersion
 
-ANCHOR = "mlops.ledger"
-"""Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
+__all__ = ["ANCHOR", "MOVED_ALIAS", "Ask", "ModelRegistry", "rollback_target"]
+
+MOVED_ALIAS = ("restore", "adopt")
+"""What becomes of ``@champion`` that somebody moved in MLflow: put back, or followed."""
+
+BY_HAND = "unknown, by hand"
+"""Who moved an alias: MLflow does not say."""
 
 _ROUNDS = 50
 
@@ -52,10 +58,21 @@ class ModelRegistry:
 
     :param models: the model versions in MLflow.
     :param ledger: the decisions.
+    :param moved_alias: what becomes of ``@champion`` that somebody moved in MLflow: ``restore``
+        puts it back; ``adopt`` makes that version champion, if this package trained it and its
+        files are those that were evaluated. Both are put on record.
+    :raises ConfigurationError: if ``moved_alias`` is neither.
     """
 
     models: ModelStore
     ledger: Ledger
+    moved_alias: str = "restore"
+
+    def __post_init__(self) -> None:
+        if self.moved_alias not in MOVED_ALIAS:
+            known = ", ".join(MOVED_ALIAS)
+            msg = f"unknown moved_alias {self.moved_alias!r} in section [mlops]; known: {known}"
+            raise ConfigurationError(msg)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all models on record; what can be no model in MLflow is left out."""
@@ -109,8 +126,7 @@ class ModelRegistry:
         waiting: bool = False,
     ) -> Entry:
         """Put a claim on record, or its refusal if somebody decided otherwise meanwhile."""
-        self._verified(ref)
-        evidence = self._evidence(ref, ask)
+        evidence = {**ask.evidence, **_facts(self._verified(ref))}
 
         def build(state: State) -> Entry:
             draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, state.epoch, order)
@@ -122,8 +138,7 @@ class ModelRegistry:
             return replace(draft, op="refuse", reason=why, evidence={**evidence, "asked": op})
 
         request = {"op": op, "version": ref.version, "epoch": epoch, "order": order}
-        entry, _ = self.ledger.record(ref.name, ask.key, request, build)
-        self._follow(entry)
+        entry = self._record(ref.name, ask.key, request, build)
         if entry.op == "refuse":
             stale = entry.reason.startswith("stale")
             raise (StaleCandidateError if stale else ConcurrentPromotionError)(entry.reason)
@@ -147,56 +162,66 @@ class ModelRegistry:
                 name, "rollback", "", ask.by, ask.reason, version, state.epoch, evidence=evidence
             )
 
-        entry, _ = self.ledger.record(name, ask.key, {"op": "rollback", "to": to}, build)
-        self._follow(entry)
-        return entry
+        return self._record(name, ask.key, {"op": "rollback", "to": to}, build)
 
     def refuse(self, ref: ModelRef, ask: Ask, *, op: str = "refuse") -> Entry:
         """Put on record that a candidate was refused by its gate, or rejected by a person."""
         draft = Entry(ref.name, op, "", ask.by, ask.reason, ref.version, evidence=ask.evidence)
         request = {"op": op, "version": ref.version}
-        entry, _ = self.ledger.record(ref.name, ask.key, request, lambda now: _at(draft, now))
-        self._follow(entry)
-        return entry
+        return self._record(ref.name, ask.key, request, lambda now: _at(draft, now))
 
     def reconcile(self, name: str) -> tuple[str, ...]:
         """
         Make MLflow's aliases agree with the ledger; an alias moved by hand is put on record.
 
-        :return: what had to be repaired, in words.
+        :return: what had to be repaired or was adopted, in words.
         :raises LedgerLostError: if MLflow remembers an entry that the ledger does not have.
         """
         repaired: list[str] = []
+        aliases = Aliases(self.models.client, name)
         for _ in range(_ROUNDS):
-            model = self._registered(name)
-            if model is None:
+            seen = aliases.read()
+            state = self.ledger.standing(name) if seen else State()
+            if seen is None or not self._has_a_say(name, seen, state):
                 return ()
-            state = self.ledger.standing(name)
-            if not state.entries:
-                return ()
-            self._check_anchor(name, dict(model.tags).get(ANCHOR), state)
-            state = self._observe_move(name, model, state)
-            repaired += self._write_aliases(name, dict(model.aliases), state)
-            anchor = "{}:{}".format(*state.head)
-            if dict(model.tags).get(ANCHOR) != anchor:
-                with talking(name, existing_is_fine=True):
-                    self.models.client.set_registered_model_tag(name, ANCHOR, anchor)
-            if self.ledger.standing(name).head == state.head:
+            moved = seen.moved(state)
+            if moved and aliases.read() != seen:
+                continue  # a writer was at work
+            for alias in moved:
+                state, words = self._answer(name, alias, seen, state)
+                repaired += words
+            if seen.agrees(state):
+                aliases.finish(seen)
                 return tuple(repaired)
+            repaired += aliases.write(seen, state)
         msg = f"the aliases of {name} did not settle in {_ROUNDS} rounds; try again"
         raise UnavailableError(msg)
 
-    def _follow(self, entry: Entry) -> None:
-        """Bring the aliases up to an entry; whoever asked has to know that it is on record."""
+    def _record(
+        self,
+        name: str,
+        key: str,
+        request: Mapping[str, Any],
+        build: Callable[[State], Entry],
+    ) -> Entry:
+        """Append an entry, if the ledger is the one that MLflow remembers; the aliases follow."""
+        seen = Aliases(self.models.client, name).read()
+
+        def checked(state: State) -> Entry:
+            self._check_anchor(name, seen.anchor if seen else "", state)
+            return build(state)
+
+        entry, _ = self.ledger.record(name, key, request, checked)
         try:
-            self.reconcile(entry.model)
+            self.reconcile(name)
         except UnavailableError as error:
             msg = (
-                f"entry {entry.seq} ({entry.op}) of {entry.model} is on record and holds, do not "
+                f"entry {entry.seq} ({entry.op}) of {name} is on record and holds, do not "
                 "ask again; only MLflow's aliases are behind, and the next tick or `airflow mlops "
                 f"doctor` brings them up: {error}"
             )
             raise UnavailableError(msg) from error
+        return entry
 
     def _verified(self, ref: ModelRef) -> ModelVersion:
         """Check that a version is the canonical one of its recipe, with the evaluated files."""
@@ -221,22 +246,18 @@ class ModelRegistry:
             self.models.fetch(version, scratch)
         return version
 
-    def _evidence(self, ref: ModelRef, ask: Ask) -> dict[str, Any]:
-        version = self.models.get(ref)
-        facts = {"run_id": version.run_id, "recipe": version.recipe, "digest": version.digest}
-        return {**ask.evidence, **facts}
+    def _has_a_say(self, name: str, seen: Seen, state: State) -> bool:
+        """Say whether the ledger says anything about a model; it may adopt a first champion."""
+        self._check_anchor(name, seen.anchor, state)
+        return bool(state.entries) or (self.moved_alias == "adopt" and "champion" in seen.aliases)
 
-    def _registered(self, name: str) -> Any:
-        with talking(name, missing_is_fine=True):
-            return self.models.client.get_registered_model(name)
-        return None
-
-    def _check_anchor(self, name: str, anchor: str | None, state: State) -> None:
+    def _check_anchor(self, name: str, anchor: str, state: State) -> None:
         """Compare MLflow's copy of the head with the ledger."""
         if not anchor:
             return
         number, _, digest = anchor.partition(":")
-        found = state.numbered(int(number)) or self.ledger.state(name).numbered(int(number))
+        seq = int(number) if number.isdecimal() else 0
+        found = state.numbered(seq) or self.ledger.state(name).numbered(seq)
         if found is None or found.hash != digest:
             msg = (
                 f"MLflow remembers entry {number} ({digest[:12]}) of {name}; the ledger ends at "
@@ -244,42 +265,52 @@ class ModelRegistry:
             )
             raise LedgerLostError(msg)
 
-    def _observe_move(self, name: str, model: Any, state: State) -> State:
+    def _answer(
+        self, name: str, alias: str, seen: Seen, state: State
+    ) -> tuple[State, tuple[str, ...]]:
         """
-        Record that somebody else moved ``@champion``; it is put back afterwards.
+        Put a move by hand on record, once, and adopt it if that is the policy.
 
-        A version that never was promoted was certainly set by hand. An earlier champion counts
-        only while the anchor says that the head has been applied: else it is a write under way.
+        The key holds the entry that was applied before the move: whoever sees the same move gives
+        the same answer, and after it was answered another entry is the applied one.
         """
-        found = dict(model.aliases).get("champion")
-        if found is None or int(found) == state.champion:
-            return state
-        applied = dict(model.tags).get(ANCHOR, "").partition(":")[0] == str(state.head[0])
-        if int(found) in state.ever and not applied:
-            return state
-        reason = f"@champion was {found}, the ledger says {state.champion}; the alias is put back"
-        draft = Entry(name, "observe", "", "reconcile", reason, int(found))
-        key, ask = f"observe:{state.head[0]}:{found}", {"op": "observe", "version": int(found)}
-        return self.ledger.record(name, key, ask, lambda now: _at(draft, now))[1]
+        found = seen.aliases.get(alias)
+        facts, why = self._adoptable(name, alias, found)
 
-    def _write_aliases(self, name: str, aliases: Mapping[str, str], state: State) -> list[str]:
-        wanted = {
-            "champion": state.champion,
-            "previous": state.previous,
-            "challenger": state.challenger,
-        }
-        done = []
-        for alias, version in wanted.items():
-            found = aliases.get(alias)
-            if version is not None and found != str(version):
-                with talking(f"{name}@{version}", existing_is_fine=True):
-                    self.models.client.set_registered_model_alias(name, alias, str(version))
-                done.append(f"@{alias}: {found or 'nothing'} -> {version}")
-            elif version is None and found is not None:
-                with talking(name):
-                    self.models.client.delete_registered_model_alias(name, alias)
-                done.append(f"@{alias}: {found} -> nothing")
-        return done
+        def build(now: State) -> Entry:
+            adopts = facts is not None and now.epoch == state.epoch
+            late = "" if facts is None else f"; entry {now.epoch} changed the champion meanwhile"
+            says = wanted(now)[alias] or "nothing"
+            reason = f"@{alias} was {found or 'nothing'}, the ledger says {says}"
+            if adopts:
+                evidence = {**(facts or {}), "from": now.champion}
+                reason = f"{reason}; it is followed"
+                return Entry(name, "adopt", "", BY_HAND, reason, found, now.epoch, None, evidence)
+            reason = f"{reason}; the alias is put back{why or late}"
+            return Entry(name, "observe", "", "reconcile", reason, found, now.epoch)
+
+        key, ask = f"moved:{seen.applied}:{alias}:{found}", {"alias": alias, "version": found}
+        entry, after = self.ledger.record(name, key, ask, build)
+        if entry.op != "adopt":
+            return after, ()
+        words = f"@{alias}: {entry.evidence['from'] or 'nothing'} -> {found}, adopted"
+        return after, (f"{words} (entry {entry.seq})",)
+
+    def _adoptable(
+        self, name: str, alias: str, version: int | None
+    ) -> tuple[dict[str, Any] | None, str]:
+        """Return the facts of a version that may be adopted, or nothing and why not."""
+        if self.moved_alias != "adopt" or alias != "champion" or version is None:
+            return None, ""
+        ref = ModelRef(name, version)
+        try:
+            return _facts(self._verified(ref)), ""
+        except (ConfigurationError, RejectedError) as error:
+            return None, f", for it cannot be adopted: {error}"
+
+
+def _facts(version: ModelVersion) -> dict[str, Any]:
+    return {"run_id": version.run_id, "recipe": version.recipe, "digest": version.digest}
 
 
 def _at(draft: Entry, state: State) -> Entry:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from airflow_mlops.core.entries import CHAMPIONS
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.monitoring.unlabelled import Guess, past_error
 from airflow_mlops.core.reports.page import figure, heading, moment, note, page, table
 from airflow_mlops.core.reports.plots import Line, timeline
 
-MARKED = ("retrain", "promote", "refuse", "rollback")
+MARKED = ("retrain", "promote", "refuse", "rollback", "adopt")
 """Entries of the ledger that a timeline shows."""
 
 ROWS = 100
@@ -21,7 +22,7 @@ DRAWN = 500
 """Newest windows that are drawn."""
 
 _BESIDE = ("backtest", "fresh", "estimate")
-_ROLES = {"retrain": "champion", "rollback": "back to"}
+_ROLES = {"retrain": "champion", "rollback": "back to", "adopt": "champion"}
 
 _KEYS = {
     "main": "served, with 95 % interval",
@@ -214,7 +215,7 @@ def marks(entries: Sequence[Entry]) -> list[tuple[float, str]]:
     """Return time, by the clock of the data, and new champion of what was decided."""
     found: dict[tuple[str, bool], str] = {}
     for at, entry in _dated(entries):
-        serves = entry.op in ("promote", "rollback")
+        serves = entry.op in CHAMPIONS
         if at:  # of two changes at one moment the later one lasts
             found[at, serves] = f"@{entry.version}" if serves else ""
     return [(seconds(at), name) for (at, _), name in found.items()]

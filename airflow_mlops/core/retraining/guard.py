@@ -8,7 +8,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Selection
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.deployment.rollback import roll_back
-from airflow_mlops.core.entries import State
+from airflow_mlops.core.entries import Entry, State
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ContractBrokenError,
@@ -74,7 +74,8 @@ class Guard:
         Roll back if a rule of the policy asks for it, and the earlier champion is surely better.
 
         Both are asked about the labelled rows of the windows that decayed: a hard season is hard
-        for both of them, and then nothing is gained.
+        for both of them, and then nothing is gained. Asked again by the same task after it rolled
+        back, it gives the same answer.
 
         :param rows: versions of rows and labels, and the label; its span does not count.
         :param rules: when the champion has decayed.
@@ -82,6 +83,11 @@ class Guard:
         :param champion: who is champion.
         """
         state = self.registry.ledger.state(champion.name)
+        done = _done(state, ask)
+        if done is not None:
+            self.registry.reconcile(champion.name)
+            compared = Comparison.from_dict(done.evidence["comparison"])
+            return _rolled_back(done, compared)
         windows = self._windows(state, champion)
         base = float(self.registry.models.get(champion).fact(BASE_LOSS))
         found = [(rule, *decayed(rule, windows, base)) for rule in rules]
@@ -109,7 +115,7 @@ class Guard:
         except _CANNOT as error:
             line = f"{champion} decayed: {text}; {previous} cannot take over: {error}"
             return Guarded("warn", line)
-        return Guarded("broken", f"rolled back to {previous}: {reason}", entry.seq, compared)
+        return _rolled_back(entry, compared)
 
     def _windows(self, state: State, champion: ModelRef) -> list[ServedWindow]:
         """Return the labelled windows that it served since it became champion, oldest first."""
@@ -137,6 +143,19 @@ _CANNOT = (
     RejectedError,
     UserCodeError,
 )
+
+
+def _done(state: State, ask: Ask) -> Entry | None:
+    """Return the rollback by which this task made the champion of now: its answer was lost."""
+    last = state.numbered(state.epoch)
+    if last is None or last.op != "rollback" or not last.key.startswith(f"{ask.key}:"):
+        return None
+    return last if last.by == ask.by else None
+
+
+def _rolled_back(entry: Entry, compared: Comparison) -> Guarded:
+    line = f"rolled back to {entry.model}@{entry.version}: {entry.reason}"
+    return Guarded("broken", line, entry.seq, compared)
 
 
 def _since(state: State) -> str:

@@ -178,34 +178,7 @@ def test_a_challenger_waits_under_its_alias_until_it_is_answered(
     assert assert_agree(registry, model).champion == again.version
 
 
-# aliases moved by hand, versions replaced, files changed
-
-
-def test_an_alias_moved_by_hand_is_recorded_and_put_back(registry, promoted, make_version, model):
-    stranger = make_version()
-    registry.models.client.set_registered_model_alias(model, "champion", str(stranger.version))
-    repaired = registry.reconcile(model)
-    state = assert_agree(registry, model)
-    assert state.champion == promoted[1].version
-    assert repaired == (f"@champion: {stranger.version} -> {promoted[1].version}",)
-    seen = state.entries[-1]
-    assert (seen.op, seen.version) == ("observe", stranger.version)
-    assert "the alias is put back" in seen.reason
-    assert registry.reconcile(model) == ()
-    assert len(registry.ledger.state(model).entries) == 3
-
-
-def test_an_alias_moved_back_to_an_earlier_champion_is_recorded(registry, promoted, model):
-    registry.models.client.set_registered_model_alias(model, "champion", str(promoted[0].version))
-    registry.reconcile(model)
-    state = assert_agree(registry, model)
-    assert [e.op for e in state.entries] == ["promote", "promote", "observe"]
-
-
-def test_a_deleted_alias_is_set_again(registry, promoted, model):
-    registry.models.client.delete_registered_model_alias(model, "champion")
-    assert registry.reconcile(model) == (f"@champion: nothing -> {promoted[1].version}",)
-    assert [e.op for e in assert_agree(registry, model).entries] == ["promote", "promote"]
+# versions replaced, files changed
 
 
 def test_a_write_that_was_cut_off_is_repaired_without_an_observation(
@@ -309,13 +282,14 @@ def test_a_lost_tail_is_seen_by_the_anchor_in_mlflow(
     without_triggers(
         services, f"delete from mlops.decisions where model = '{model}' and seq > {2 - lost}"
     )
-    if lost == 1:
-        with pytest.raises(LedgerLostError, match=r"MLflow remembers entry 2 .* ledger ends at 1"):
-            registry.reconcile(model)
+    says = rf"MLflow remembers entry 2 .* ledger ends at {2 - lost}"
+    with pytest.raises(LedgerLostError, match=says):
+        registry.reconcile(model)
     with pytest.raises(
         LedgerLostError, match="Restore the newest backup before anything is decided"
     ):
         registry.promote(make_version(), ask("next"), epoch=None, order=9)
+    assert len(registry.ledger.state(model).entries) == 2 - lost  # nothing was decided
 
 
 def test_a_rewritten_tail_is_seen_by_the_anchor(services, registry, promoted, model):
@@ -394,20 +368,3 @@ def test_an_older_candidate_neither_replaces_a_newer_one_nor_is_promoted_beside_
     with pytest.raises(StaleCandidateError, match="decision 5 was proposed after it"):
         registry.promote(old, ask("answer:1"), epoch=0, order=1)
     assert assert_agree(registry, model).challenger == new.version
-
-
-def test_when_only_the_aliases_are_behind_the_caller_is_told_not_to_ask_again(
-    promoted, ledger, ask, model, monkeypatch
-):
-    from mlflow import MlflowClient
-
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    dead = MlflowClient(tracking_uri="http://127.0.0.1:9", registry_uri="http://127.0.0.1:9")
-
-    class Behind(ModelRegistry):
-        def _verified(self, ref):
-            return None
-
-    with pytest.raises(UnavailableError, match=r"entry 3 \(rollback\) .* is on record and holds"):
-        Behind(ModelStore(dead), ledger).rollback(model, ask("back"))
-    assert ledger.state(model).champion == promoted[0].version
