@@ -210,8 +210,8 @@ def _not_worse_by(gate: NotWorse, by: str, found: Evaluation) -> Check:
         return Check(name, "uncertain", f"no slice is large enough: {_some(small)}")
     worse = holm([one.p_value(0.0, less=False) for one in tested])
     fine = holm([one.p_value(_margin(gate, one), less=True) for one in tested])
-    bad = [str(one) for one, p in zip(tested, worse, strict=True) if p <= gate.alpha]
-    open_ = [one for one, p in zip(tested, fine, strict=True) if p > gate.alpha]
+    bad = [str(one) for one, p in zip(tested, worse, strict=True) if p < gate.alpha]
+    open_ = [one for one, p in zip(tested, fine, strict=True) if p >= gate.alpha]
     shown = f" (shown only: {_some(small)})" if small else ""
     if bad:
         return Check(name, "failed", f"surely worse in {len(bad)} slices: {_some(bad)}{shown}")
