@@ -1,5 +1,6 @@
 """Measure what the gates of a policy ask about, from the answers of two models to the same rows."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ from airflow_mlops.core.metrics import (
     Floats,
     Metric,
     estimates,
+    indicators,
     is_of_classes,
     rarest,
     resampled,
@@ -247,13 +249,31 @@ def _fair(gate: Fair, asked: _Asked) -> Finding:
             small.append(f"{name} has {len(y)} rows, {_more(MIN_SLICE - len(y))}")
         elif metric.of_classes and rarest(y, p) < MIN_RARE:
             small.append(f"{name}: {_more_of_each(len(y), rarest(y, p))}")
+        elif not math.isfinite(value := metric.value(y, p)):
+            why = f"{metric.name} is not defined in {name}"
+            return Finding.unknown(gate, len(answers.y), why)
         else:
-            drawn = resampled(metric, y, [p], seed=asked.seed + len(parts))[:, 0]
-            parts[name] = np.append(drawn, metric.value(y, p))
+            doubted = _doubted(y, p) if metric.of_classes else (y, p)
+            drawn = resampled(metric, doubted[0], [doubted[1]], seed=asked.seed + len(parts))
+            parts[name] = np.append(drawn[:, 0], value)
     if len(parts) < 2:
         why = f"{len(parts)} slices are large enough to compare; {'; '.join(small)}"
         return Finding.unknown(gate, len(answers.y), why)
     return _gap(gate, parts, small, len(answers.y))
+
+
+def _doubted(y: Floats, p: Floats) -> tuple[Floats, Floats]:
+    """
+    Add a right and a wrong answer to a row of each class, for a slice without errors has some.
+
+    Source: Agresti and Caffo, The American Statistician 54(4), 2000.
+    """
+    classes = p.shape[1] if p.ndim == 2 else 2
+    truth = np.repeat(np.arange(classes), 2)
+    said = np.where(np.arange(2 * classes) % 2, (truth + 1) % classes, truth).astype(np.float64)
+    added = indicators(said, classes) if p.ndim == 2 else said
+    places = np.linspace(0, len(y), 2 * classes + 2).astype(int)[1:-1]
+    return np.insert(y, places, truth), np.insert(p, places, added, axis=0)
 
 
 def _gap(gate: Fair, parts: Mapping[str, Floats], small: Sequence[str], rows: int) -> Finding:

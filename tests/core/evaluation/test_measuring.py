@@ -37,6 +37,7 @@ def judged(gates, given, *, loss="brier", base=BASE):
     return judge(gates, Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))))
 
 
+BRIER = loss_function("brier")
 SCORES = ["roc_auc", "accuracy", "recall", "precision", "f1", "average_precision"]
 
 
@@ -161,7 +162,19 @@ class TestSlices:
         alone = binary(0, 300, towns=[f"t{i}" for i in range(10)])
         nothing = judged(NotWorse("brier", by="town"), alone)
         assert nothing.status == "uncertain"
-        assert "no slice is large enough" in nothing.reason
+        assert "no slice can be compared" in nothing.reason
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_slice_in_which_the_candidate_has_no_precision_is_uncertain(self, alone):
+        given = binary(0, 2_000, towns=("Rome",) if alone else ("Oslo", "Rome"))
+        rome = np.array(given.rows["town"].to_pylist()) == "Rome"
+        none = np.where(rome, np.minimum(given.candidate, 0.45), given.champion)
+        verdict = judged(
+            NotWorse("precision", by="town", margin=0.2), replace(given, candidate=none)
+        )
+        assert verdict.status == "uncertain"
+        assert "town Rome: precision nan against 0." in verdict.reason
+        assert "not defined on these rows" in verdict.reason
 
     def test_a_column_that_is_not_there_is_named_with_those_that_are(self):
         with pytest.raises(ConfigurationError, match=r"no column 'region'.*town, x, hour"):
@@ -194,6 +207,30 @@ class TestFair:
         verdict = judged(Fair("brier", "town", 0.5), binary(0, 150, towns=("Oslo",)))
         assert verdict.status == "uncertain"
         assert verdict.reason.startswith("1 slices are large enough to compare")
+
+    def test_a_slice_in_which_nobody_is_called_a_one_has_no_precision(self):
+        given = binary(0, 2_000)
+        rome = np.array(given.rows["town"].to_pylist()) == "Rome"
+        none = np.where(rome, np.minimum(given.candidate, 0.45), given.candidate)
+        verdict = judged(Fair("precision", "town", 0.5), replace(given, candidate=none))
+        assert verdict.status == "uncertain"
+        assert "precision is not defined in Rome" in verdict.reason
+
+    @pytest.mark.parametrize("truth", [(1.0, 0.9), (0.97, 0.87), (0.5, 0.4)])
+    @pytest.mark.parametrize(("rows", "ones"), [(96, 30), (400, 100)])
+    def test_a_gap_as_large_as_the_limit_seldom_passes(self, rows, ones, truth):
+        """Two slices whose recalls are known; at alpha 5 % one run in twenty at the most."""
+        rng, wrong = np.random.default_rng(0), 0
+        y = np.tile(np.arange(rows) < ones, 2).astype(float)
+        town = np.repeat(["Oslo", "Rome"], rows)
+        for _ in range(100):
+            hit = rng.random(2 * rows) < np.repeat(truth, rows)
+            order = rng.permutation(2 * rows)
+            p = np.where(y * hit > 0, 0.9, 0.1)[order]
+            given = answers({"town": town[order]}, y[order], p, p)
+            found = assessed(BASE, given, [Fair("recall", "town", 0.1)], BRIER, seed=0)
+            wrong += found.findings[0].high <= 0.1
+        assert wrong <= 9
 
     @pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "log_loss"])
     def test_the_gap_is_that_of_the_metric_of_each_slice(self, metric):
