@@ -232,7 +232,8 @@ def _compared(
     if enough and metric.loss is not None:
         return _by_blocks(metric.name, metric.loss(y, champion), metric.loss(y, candidate))
     asked = enough or metric.number is None  # a user's number may need more rows than there are
-    one, two = (metric.value(y, p) if asked else math.nan for p in (champion, candidate))
+    measure = metric.value if least == MIN_ROWS else metric.tried
+    one, two = (measure(y, p) if asked else math.nan for p in (champion, candidate))
     found = Comparison(metric.name, one, two, two - one, 0.0, 0, len(y))
     found = replace(found, greater_is_better=metric.greater_is_better, rare=rare)
     if not enough or not math.isfinite(two - one):

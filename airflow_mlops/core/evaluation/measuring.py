@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.data.selection import MOST_CLASSES
 from airflow_mlops.core.data.slicing import cut, values_of
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.evaluation.calibration import calibration_error
@@ -28,6 +29,7 @@ from airflow_mlops.core.metrics import (
     indicators,
     is_of_classes,
     rarest,
+    read_only,
     resampled,
 )
 from airflow_mlops.core.training.functions import called
@@ -86,10 +88,12 @@ def assessed(
     :param gates: conditions of the policy.
     :param loss: the per-row loss of the lifecycle.
     :param seed: seed of the resamples.
-    :raises ConfigurationError: if a gate slices by what the rows do not have.
+    :raises ConfigurationError: if a gate slices by what the rows do not have, or a label is no
+        class where the loss is of classes.
     :raises UserCodeError: if a function of the user fails.
     """
-    answers = _aligned(answers)
+    _check_labels(answers, loss)
+    answers = _fixed(_aligned(answers))
     known = _known(answers, gates, loss)
     asked = [known[g.metric] for g in gates if isinstance(g, AtLeast | AtMost)]
     found = replace(
@@ -131,6 +135,27 @@ def _check_direction(gate: Gate, metric: Metric) -> None:
             f"{other.__name__}({metric.name!r}, {gate.value:g}), or correct that attribute"
         )
         raise ConfigurationError(msg)
+
+
+def _check_labels(answers: Answers, loss: Metric) -> None:
+    """Refuse labels that are no classes; a class may be new, or have no row."""
+    y = answers.y
+    if not is_of_classes(loss.name, y, answers.candidate):
+        return
+    wrong = y[~np.isin(y, range(MOST_CLASSES))]
+    if len(wrong):
+        msg = (
+            f"{len(wrong)} of {len(y)} labels of the hold-out are no classes, such as "
+            f"{wrong[0]:g}: {loss.name} wants whole numbers from 0 on, below {MOST_CLASSES}; "
+            "correct them where they come from, or choose a loss of quantities"
+        )
+        raise ConfigurationError(msg)
+
+
+def _fixed(answers: Answers) -> Answers:
+    """Let nobody write into what all gates are measured on."""
+    views = {name: getattr(answers, name) for name in ("y", "candidate", "champion")}
+    return replace(answers, **{n: read_only(v) for n, v in views.items() if v is not None})
 
 
 def _aligned(answers: Answers) -> Answers:
@@ -249,7 +274,7 @@ def _fair(gate: Fair, asked: _Asked) -> Finding:
             small.append(f"{name} has {len(y)} rows, {_more(MIN_SLICE - len(y))}")
         elif metric.of_classes and rarest(y, p) < MIN_RARE:
             small.append(f"{name}: {_more_of_each(len(y), rarest(y, p))}")
-        elif not math.isfinite(value := metric.value(y, p)):
+        elif not math.isfinite(value := metric.tried(y, p)):
             why = f"{metric.name} is not defined in {name}"
             return Finding.unknown(gate, len(answers.y), why)
         else:

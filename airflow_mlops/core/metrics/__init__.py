@@ -9,6 +9,7 @@ from airflow_mlops.core.metrics.losses import (
     block_means,
     indicators,
     rarest,
+    read_only,
     standard_error,
 )
 from airflow_mlops.core.metrics.metric import Metric, loss_function, measure, named
@@ -33,6 +34,7 @@ __all__ = [
     "named",
     "of_one_row",
     "rarest",
+    "read_only",
     "resampled",
     "standard_error",
 ]

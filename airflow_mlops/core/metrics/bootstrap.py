@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.metrics.losses import Floats, indicators
 from airflow_mlops.core.metrics.metric import Metric
 
@@ -121,7 +122,13 @@ def _anew(
     for draw in range(draws):
         starts = random.integers(0, n - length + 1, size=blocks)
         rows = (starts[:, None] + np.arange(length)).ravel()[:n]
-        found[draw] = [metric.value(y[rows], p[rows]) for p in predictions]
+        found[draw] = [metric.tried(y[rows], p[rows]) for p in predictions]
+    if np.isnan(found).all():
+        msg = (
+            f"metric {metric.name} is defined in none of {draws} resamples of {n} rows: give a "
+            "finite number for whatever a model may answer"
+        )
+        raise UserCodeError(msg)
     return found
 
 
@@ -168,6 +175,6 @@ def _swapped(metric: Metric, y: Floats, one: Floats, two: Floats) -> Floats:
     found, whole, mixed = np.empty(len(other)), metric.value(y, two), two.copy()
     for place, row in enumerate(other):
         mixed[row] = one[row]
-        found[place] = metric.value(y, mixed) - whole
+        found[place] = metric.tried(y, mixed) - whole
         mixed[row] = two[row]
     return found

@@ -404,6 +404,17 @@ OWN = """
         return 2 * ((order[y > 0.5] + 1).sum() - n1 * (n1 + 1) / 2) / (n1 * (len(y) - n1)) - 1
 
     gini.greater_is_better = True
+
+    def gap(y, p):
+        if not 0 < y.sum() < len(y):
+            raise ZeroDivisionError("one class only")
+        return p[y > 0.5].mean() - p[y < 0.5].mean()
+
+    gap.greater_is_better = True
+
+    def thief(y, p):
+        p[:] = y
+        return 1.0
 """
 
 
@@ -418,6 +429,35 @@ def test_metrics_of_the_user_are_judged_as_those_of_ours(user_module):
     found = compare_by(named("roc_auc"), good.y, good.champion, good.candidate, seed=0)
     own = judged([Better(gini)], good).checks[0].reason
     assert f"{2 * found.difference:+.4f}" in own
+
+
+def test_a_users_number_that_some_resamples_leave_undefined_is_judged_on_the_others(user_module):
+    gap = f"{user_module(OWN)}:gap"
+    y = np.zeros(1_000)
+    y[500:540] = 1  # in one stretch: a resample of blocks may hold none of them
+    p = np.clip(0.2 + 0.5 * y + 0.1 * np.random.default_rng(0).normal(size=1_000), 0, 1)
+    town = np.where(np.arange(1_000) < 300, "Oslo", "Rome")
+    given = answers({"town": town}, y, p * 0.99, p)
+    gates = [AtLeast(gap, 0.1), NotWorse(gap, margin=0.1), NotWorse(gap, by="town", margin=0.1)]
+    checks = judged(gates, given).checks
+    assert [c.status for c in checks] == ["passed", "passed", "uncertain"]
+    assert "not defined on these rows" in checks[2].reason
+    assert judged(Fair(gap, "town", 0.5), given).status == "uncertain"
+
+
+def test_a_metric_of_the_user_cannot_change_the_answers(user_module):
+    given = binary()
+    kept = given.candidate.copy()
+    with pytest.raises(UserCodeError, match="thief raised ValueError: assignment destination is"):
+        judged(AtMost(f"{user_module(OWN)}:thief", 5.0), given)
+    assert (given.candidate == kept).all()
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, 100.0])
+def test_a_label_of_the_holdout_that_is_no_class_is_named(wrong):
+    given = binary()
+    with pytest.raises(ConfigurationError, match=f"1 of 1000 labels .* such as {wrong:g}: brier"):
+        judged([NotWorse(), AtLeast("roc_auc", 0.6)], replace(given, y=np.r_[given.y[:-1], wrong]))
 
 
 def test_a_standard_against_the_direction_of_a_users_metric_is_refused(user_module):
