@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import compare_by, compare_slices
-from airflow_mlops.core.evaluation.evaluation import Evaluation
+from airflow_mlops.core.evaluation.evaluation import Evaluation, on_record
 from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.leaks import strongest_feature
 from airflow_mlops.core.evaluation.measuring import assessed
@@ -179,6 +179,20 @@ class TestSlices:
     def test_a_column_that_is_not_there_is_named_with_those_that_are(self):
         with pytest.raises(ConfigurationError, match=r"no column 'region'.*town, x, hour"):
             judged(NotWorse("brier", by="region"), binary())
+
+    def test_what_the_ledger_keeps_of_sixteen_gates_by_slice_is_within_its_64_kb(self):
+        rng = np.random.default_rng(0)
+        columns = {f"column_{i}": rng.integers(0, 14, 16_000).astype(str) for i in range(16)}
+        given = binary(0, 16_000, **columns)
+        gates = [NotWorse("recall", by=name) for name in columns]
+        found = assessed(BASE, given, gates, BRIER, seed=0)
+        kept = on_record(found.to_dict())
+        evidence = {"evaluation": kept, "verdict": judge(gates, found).to_dict()}
+        assert len(json.dumps(found.to_dict())) > 64_000 > len(json.dumps(evidence))
+        again = Evaluation.from_dict(kept)
+        assert [c.difference for c in again.comparisons] == [
+            c.difference for c in found.comparisons
+        ]
 
     def test_false_refusals_over_all_slices_are_at_most_one_in_twenty(self):
         wrong = []
