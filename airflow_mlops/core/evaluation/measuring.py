@@ -154,8 +154,9 @@ def _check_labels(answers: Answers, loss: Metric) -> None:
 
 def _fixed(answers: Answers) -> Answers:
     """Let nobody write into what all gates are measured on."""
-    views = {name: getattr(answers, name) for name in ("y", "candidate", "champion")}
-    return replace(answers, **{n: read_only(v) for n, v in views.items() if v is not None})
+    one, two = read_only(answers.candidate), answers.champion
+    other = None if two is None else read_only(two)
+    return replace(answers, y=read_only(answers.y), candidate=one, champion=other)
 
 
 def _aligned(answers: Answers) -> Answers:
@@ -289,15 +290,16 @@ def _fair(gate: Fair, asked: _Asked) -> Finding:
 
 def _doubted(y: Floats, p: Floats) -> tuple[Floats, Floats]:
     """
-    Add a right and a wrong answer to a row of each class, for a slice without errors has some.
+    Add two right and two wrong answers for each class: a slice without errors may have some.
 
-    Source: Agresti and Caffo, The American Statistician 54(4), 2000.
+    Source: Agresti and Coull, The American Statistician 52(2), 1998.
     """
     classes = p.shape[1] if p.ndim == 2 else 2
-    truth = np.repeat(np.arange(classes), 2)
-    said = np.where(np.arange(2 * classes) % 2, (truth + 1) % classes, truth).astype(np.float64)
+    truth = np.tile(np.arange(classes), 4)
+    right = np.repeat([True, False, True, False], classes)
+    said = np.where(right, truth, (truth + 1) % classes).astype(np.float64)
     added = indicators(said, classes) if p.ndim == 2 else said
-    places = np.linspace(0, len(y), 2 * classes + 2).astype(int)[1:-1]
+    places = np.linspace(0, len(y), 4 * classes + 2).astype(int)[1:-1]
     return np.insert(y, places, truth), np.insert(p, places, added, axis=0)
 
 
