@@ -356,6 +356,24 @@ class TestNoLeak:
         assert verdict.status == "passed"
         assert "'strong'" in verdict.reason
 
+    @pytest.mark.parametrize("texts", [5, 20, 50, 90])
+    @pytest.mark.parametrize(("classes", "most"), [(2, 0.8), (0, 0.6)])
+    def test_texts_without_a_meaning_rank_few_rows_no_better_than_chance_does(
+        self, texts, classes, most
+    ):
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            y = rng.normal(size=100)
+            y = (y > 0.5).astype(float) if classes else y
+            frame = pd.DataFrame({"c": rng.integers(0, texts, 100).astype(str)})
+            assert strongest_feature(frame, y, classes=classes)[0] < most
+
+    def test_a_text_that_is_the_label_is_found_among_rare_ones(self):
+        y = np.repeat([0.0, 1.0], 150)
+        texts = np.where(y == 1, "refunded", "paid").astype(object)
+        texts[::10] = [f"note {i}" for i in range(30)]
+        assert strongest_feature(pd.DataFrame({"c": texts}), y, classes=2)[0] > 0.98
+
     def test_too_few_rows_are_uncertain(self):
         assert judged(NoLeak(), binary(n=90)).status == "uncertain"
         verdict = judged(NoLeak(), binary(n=300, share=0.05))
