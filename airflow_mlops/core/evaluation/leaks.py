@@ -47,12 +47,12 @@ def strongest_feature(features: "pd.DataFrame", y: Floats, *, classes: int) -> t
 
 def _numbers(column: "pd.Series[Any]", y: Floats) -> list[tuple[Floats, str]]:
     """Write a column as numbers, and whether its values are missing, too."""
-    from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
+    from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype, is_timedelta64_dtype
 
     missing = column.isna().to_numpy()
     values: Floats
     found = [(missing.astype(np.float64), " (whether it is missing)")] if missing.any() else []
-    if is_datetime64_any_dtype(column.dtype):
+    if is_datetime64_any_dtype(column.dtype) or is_timedelta64_dtype(column.dtype):
         values = column.astype("int64").to_numpy().astype(np.float64)
     elif is_numeric_dtype(column.dtype):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)

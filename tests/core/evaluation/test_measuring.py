@@ -334,6 +334,7 @@ class TestNoLeak:
             (lambda y, rng: np.where(y == 1, np.nan, 3.0), "leak (whether it is missing)"),
             (lambda y, rng: y.astype(bool), "leak"),
             (lambda y, rng: pd.to_datetime("2024-01-01") + pd.to_timedelta(y, "D"), "leak"),
+            (lambda y, rng: pd.to_timedelta(y + rng.random(len(y)) / 2, "D"), "leak"),
         ],
     )
     def test_a_feature_that_is_the_label_in_some_guise_is_named(self, leak, named):
