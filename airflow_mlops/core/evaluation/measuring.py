@@ -283,7 +283,7 @@ def _fair(gate: Fair, asked: _Asked) -> Finding:
             drawn = resampled(metric, doubted[0], [doubted[1]], seed=asked.seed + len(parts))
             parts[name] = np.append(drawn[:, 0], value)
     if len(parts) < 2:
-        why = f"{len(parts)} slices are large enough to compare; {'; '.join(small)}"
+        why = "; ".join([f"{len(parts)} slices are large enough to compare", *small])
         return Finding.unknown(gate, len(answers.y), why)
     return _gap(gate, parts, small, len(answers.y))
 
