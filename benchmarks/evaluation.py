@@ -3,6 +3,7 @@ Is the candidate better, and for everybody? Two models on the same rows, judged 
 
     python benchmarks/evaluation.py [--rows 1000000] [--without-scikit-learn]
     python benchmarks/evaluation.py --sizes 1000   # how often a test says "better" of equal models
+    python benchmarks/evaluation.py --ties 1000    # and "worse", if they differ in few rows
 """
 
 import argparse
@@ -136,6 +137,45 @@ def sizes(runs: int) -> None:
             print(f"| {metric} | {rows} | {' | '.join(found)} |", flush=True)
 
 
+def wrongly(metric: str, share: float, runs: int) -> tuple[float, float]:
+    """
+    Share of runs in which one of two equally good models is called worse, of all rows and by slice.
+
+    2,000 rows in ten slices; the models decide ``share`` of them otherwise. At 5 %.
+    """
+    import numpy as np
+
+    from airflow_mlops.core.data.slicing import holm
+    from airflow_mlops.core.evaluation.comparison import compare_by, compare_slices
+    from airflow_mlops.core.metrics import named
+
+    random, rows, wrong = np.random.default_rng(0), 2_000, np.zeros(2)
+    cuts = "slice", (np.arange(rows) % 10).tolist()
+    for run in range(runs):
+        y = (random.random(rows) < 0.4).astype(float)
+        right = np.where(random.random(rows) < 0.85, y, 1 - y)
+        champion, candidate = (
+            np.where(random.random(rows) < share / 2, 1 - right, right) for _ in range(2)
+        )
+        alone = compare_by(named(metric), y, champion, candidate, seed=run)
+        slices = compare_slices(named(metric), y, champion, candidate, by=cuts, seed=run)
+        by_slice = min(holm([s.p_value(0.0, less=False) for s in slices if s.tested]))
+        wrong += np.array([alone.p_value(0.0, less=False), by_slice]) < 0.05
+    return tuple(wrong / runs)
+
+
+def ties(runs: int) -> None:
+    """Print how often models that differ in few rows are called worse, as a Markdown table."""
+    shares = (0.003, 0.01, 0.03, 0.1)
+    print(f"| metric | rows | {' | '.join(f'{share:.1%}' for share in shares)} |")
+    print("|---|---|" + "---:|" * len(shares))
+    for metric in ("accuracy", "recall", "precision", "f1"):
+        found = [wrongly(metric, share, runs) for share in shares]
+        for place, rows in enumerate(("all", "ten slices")):
+            rates = (f"{rate[place]:.1%}" for rate in found)
+            print(f"| {metric} | {rows} | {' | '.join(rates)} |", flush=True)
+
+
 WORKS = {"judge": ours, "judge and flips": both, "scikit-learn": plain, "nothing": nothing}
 
 
@@ -145,6 +185,7 @@ def main() -> None:
     parser.add_argument("--draws", default="3", help="draws of scikit-learn that are measured")
     parser.add_argument("--without-scikit-learn", action="store_true")
     parser.add_argument("--sizes", type=int, help="so many runs for each kind of rows")
+    parser.add_argument("--ties", type=int, help="so many runs of models that differ in few rows")
     parser.add_argument("--child", nargs="+")
     given = parser.parse_args()
     if given.child:
@@ -152,6 +193,9 @@ def main() -> None:
         return
     if given.sizes:
         sizes(given.sizes)
+        return
+    if given.ties:
+        ties(given.ties)
         return
     run = partial(cost_of, sys.argv[0])
     costs = [run(work, given.rows) for work in ("judge", "judge and flips", "nothing")]

@@ -61,6 +61,7 @@ class SubmitCandidateOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Put the proposal on record, with the numbers people will decide by."""
         from airflow_mlops.core.deployment.registry import Ask
+        from airflow_mlops.core.evaluation.evaluation import on_record
 
         if self.verdict["status"] == "failed":
             msg = f"refused by the gate: {self.verdict['reason']}"
@@ -71,7 +72,7 @@ class SubmitCandidateOperator(MlopsOperator):
             "decision": decision,
             "why": self.selection["reason"],
             "verdict": dict(self.verdict),
-            "evaluation": dict(self.evaluation),
+            "evaluation": on_record(self.evaluation),
         }
         key = f"propose:{decision}:{ref.version}"
         state = self.ledger().state(self.model)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from airflow_mlops.policy.monitoring import FailOn, known_fail_on
-from airflow_mlops.policy.words import Word, between, function_name
+from airflow_mlops.policy.words import Word, between, function_name, number
 
 PROBABILITIES = ("brier", "log_loss")
 """Losses of a probability: the labels are classes, 0 and 1 or more."""
@@ -96,9 +96,13 @@ class AtLeast(Gate):
     def __post_init__(self) -> None:
         Gate.__post_init__(self)
         known_metric("AtLeast", self.metric)
+        number("AtLeast value", self.value)
         if self.metric in LOSSES:
             msg = f"of {self.metric} less is better: write AtMost({self.metric!r}, {self.value})"
             raise ValueError(msg)
+        if self.metric in SCORES:
+            low = 0.0 if self.metric in CLASS_SCORES else -1e9  # r2
+            between(f"AtLeast value of {self.metric}", self.value, low, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +119,13 @@ class AtMost(Gate):
     def __post_init__(self) -> None:
         Gate.__post_init__(self)
         known_metric("AtMost", self.metric)
+        number("AtMost value", self.value)
         if self.metric in SCORES:
             msg = f"of {self.metric} more is better: write AtLeast({self.metric!r}, {self.value})"
             raise ValueError(msg)
+        if self.metric in LOSSES:
+            high = 1.0 if self.metric == "brier" else 1e300
+            between(f"AtMost value of {self.metric}", self.value, 0.0, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +235,8 @@ class Output(Gate):
 
     def __post_init__(self) -> None:
         Gate.__post_init__(self)
+        number("Output low", self.low)
+        number("Output high", self.high)
         if not self.low < self.high:
             msg = f"Output low is {self.low!r} and high is {self.high!r}; low has to be less"
             raise ValueError(msg)

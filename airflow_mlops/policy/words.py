@@ -1,5 +1,6 @@
 """What every word of a policy is made of: frozen data that becomes JSON and comes back."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -26,12 +27,25 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
 
 
+def number(name: str, value: object) -> None:
+    """
+    See that a value is a number; neither a boolean nor NaN is one.
+
+    :param name: whose it is; the error names it.
+    :raises ValueError: if it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        msg = f"{name} must be a number, not {value!r}"
+        raise ValueError(msg)
+
+
 def between(name: str, value: float, low: float, high: float) -> None:
     """
-    See that a value lies within its bounds.
+    See that a value is a number within its bounds.
 
-    :raises ValueError: if it does not.
+    :raises ValueError: if it is not.
     """
+    number(name, value)
     if not low <= value <= high:
         msg = f"{name} must lie between {low:g} and {high:g}, not {value!r}"
         raise ValueError(msg)

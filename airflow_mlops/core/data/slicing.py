@@ -16,6 +16,9 @@ VALUES = 10
 
 LETTERS = 40
 
+_ROW = "mlops row"
+"""Column that numbers the rows: SQL may give them back in another order."""
+
 Values = Sequence[Any]
 """Value of each row: a list, or a column of Arrow."""
 
@@ -45,7 +48,7 @@ def values_of(rows: pa.Table, by: str) -> pa.ChunkedArray:
 def _computed(rows: pa.Table, by: str) -> pa.ChunkedArray:
     import duckdb
 
-    known = ", ".join(rows.schema.names)
+    known, number = ", ".join(rows.schema.names), rows.num_rows
     if by.isidentifier():
         msg = f"no column {by!r} to slice by; there are {known}"
         raise ConfigurationError(msg)
@@ -54,17 +57,18 @@ def _computed(rows: pa.Table, by: str) -> pa.ChunkedArray:
             connection.execute("set enable_external_access = false")
             connection.execute("set python_enable_replacements = false")
             connection.execute("set TimeZone = 'UTC'")
-            found = connection.from_arrow(rows).project(by).to_arrow_table()
+            numbered = connection.from_arrow(rows.append_column(_ROW, pa.array(np.arange(number))))
+            found = numbered.project(f'{by}\n, "{_ROW}"').to_arrow_table()
     except duckdb.Error as error:
         msg = f"cannot slice by {by!r}: {' '.join(str(error).split())}; the columns are {known}"
         raise ConfigurationError(msg) from error
-    if found.shape != (rows.num_rows, 1):
+    if found.shape != (number, 2):
         msg = (
-            f"cannot slice by {by!r}: it gives {found.num_rows} rows of {found.num_columns} values "
-            f"for {rows.num_rows} rows; write an expression that gives one value for each row"
+            f"cannot slice by {by!r}: it gives {found.num_rows} rows of {found.num_columns - 1} "
+            f"values for {number} rows; write an expression that gives one value for each row"
         )
         raise ConfigurationError(msg)
-    return found.column(0)
+    return found.column(0).take(np.argsort(found.column(1).to_numpy(), kind="stable"))
 
 
 def cut(now: Values, before: Values | None = None) -> list[Slice]:
@@ -109,8 +113,8 @@ def _groups(now: pa.ChunkedArray, before: pa.ChunkedArray) -> _Groups:
     known = pa.concat_tables(both, promote_options="permissive")["value"].drop_null()
     numeric = pa.types.is_integer(known.type) or pa.types.is_floating(known.type)
     if numeric and any(pc.count_distinct(p).as_py() > VALUES for p in (known[:1000], known)):
-        then = before.drop_null()
-        return _quartiles(then if len(then) else known)
+        then = _finite(before)
+        return _quartiles(then if len(then) else _finite(known))
     counted = pc.value_counts(known).to_pylist()
     counts = {pair["values"]: pair["counts"] for pair in counted}
     kept = sorted(sorted(counts, key=lambda v: (-counts[v], str(v)))[:VALUES], key=str)
@@ -122,8 +126,14 @@ def _groups(now: pa.ChunkedArray, before: pa.ChunkedArray) -> _Groups:
     return number, ["other values", *(str(v)[:LETTERS] for v in kept)]
 
 
-def _quartiles(values: pa.ChunkedArray) -> _Groups:
-    cuts = np.quantile(_numbers(values), [0.25, 0.5, 0.75]).tolist()
+def _finite(values: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return what quartiles are of; infinities lie beyond them."""
+    numbers = _numbers(values.drop_null())
+    return numbers[np.isfinite(numbers)]
+
+
+def _quartiles(numbers: NDArray[np.float64]) -> _Groups:
+    cuts = np.quantile(numbers, [0.25, 0.5, 0.75]).tolist()
     for digits in range(6, 18):  # 17 tell all numbers apart
         low, middle, high = texts = [f"{cut:.{digits}g}" for cut in cuts]
         if len(set(texts)) == len(set(cuts)):

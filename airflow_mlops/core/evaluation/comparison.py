@@ -15,6 +15,7 @@ from airflow_mlops.core.metrics import (
     Floats,
     Metric,
     block_means,
+    of_one_row,
     rarest,
     resampled,
     standard_error,
@@ -32,6 +33,14 @@ MIN_RARE = 30
 LEVELS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
 LEVELS = (*LEVELS, *(1 - level for level in reversed(LEVELS[:-1])))
 """Shares of the resamples that are kept of a difference of scores."""
+
+ROWS_MORE = 1.5
+"""
+Bounds of a score lie so many rows farther out: where few rows differ, resamples vary too little.
+
+McNemar's test is corrected by one such row (Edwards, Psychometrika 13(3), 1948); half a row more,
+for the rows in a resample vary in number, too.
+"""
 
 _NUMBERS = ("champion", "candidate", "difference", "error")
 
@@ -115,7 +124,11 @@ class Comparison:
             shown = self.difference < limit if below else self.difference > limit
             return 0.0 if shown else 1.0
         if self.quantiles:
-            level = float(norm.cdf(np.interp(limit, self.quantiles, norm.ppf(LEVELS))))
+            sign = -1 if below else 1  # of quantiles that tie the one counts that shows less
+            reached, levels = (
+                np.sort(sign * np.asarray(x)) for x in (self.quantiles, norm.ppf(LEVELS))
+            )
+            level = float(norm.cdf(sign * np.interp(sign * limit, reached, levels)))
         else:
             level = float(t.cdf((limit - self.difference) / self.error, self.blocks - 1))
         return 1 - level if below else level
@@ -219,14 +232,16 @@ def _compared(
     if enough and metric.loss is not None:
         return _by_blocks(metric.name, metric.loss(y, champion), metric.loss(y, candidate))
     asked = enough or metric.number is None  # a user's number may need more rows than there are
-    one, two = (metric.value(y, p) if asked else math.nan for p in (champion, candidate))
+    measure = metric.value if least == MIN_ROWS else metric.tried
+    one, two = (measure(y, p) if asked else math.nan for p in (champion, candidate))
     found = Comparison(metric.name, one, two, two - one, 0.0, 0, len(y))
     found = replace(found, greater_is_better=metric.greater_is_better, rare=rare)
     if not enough or not math.isfinite(two - one):
         return found
     drawn = resampled(metric, y, [champion, candidate], seed=seed)
     difference = drawn[:, 1] - drawn[:, 0]
-    exact = np.nanquantile(difference, LEVELS)
+    reach = ROWS_MORE * of_one_row(metric, y, champion, candidate)
+    exact = np.nanquantile(difference, LEVELS) + reach * np.sign(np.array(LEVELS) - 0.5)
     quantiles = tuple(float(f"{q:.6g}") for q in exact)  # the ledger keeps them, in 64 kB
     error = float(np.nanstd(difference, ddof=1))
     return replace(found, error=error, blocks=BLOCKS, quantiles=quantiles)

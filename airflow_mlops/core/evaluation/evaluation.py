@@ -135,3 +135,13 @@ class Evaluation:
             "findings": tuple(Finding(**f) for f in data.get("findings", ())),
         }
         return cls(**{**data, **parts})
+
+
+def on_record(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return what the ledger keeps: the shares of resamples are for the gates, and an entry is small.
+
+    :param evaluation: what :meth:`Evaluation.to_dict` wrote.
+    """
+    kept = [{**one, "quantiles": []} for one in evaluation["comparisons"]]
+    return {**evaluation, "comparisons": kept}

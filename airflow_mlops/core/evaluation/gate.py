@@ -206,15 +206,19 @@ def _not_worse_by(gate: NotWorse, by: str, found: Evaluation) -> Check:
         return _not_compared(name, found)
     tested = [one for one in slices if one.tested]
     small = [_too_few(one) for one in slices if not one.tested]
+    undefined = [_too_few(one) for one in slices if not one.tested and one.lacking == 0]
     if not tested:
-        return Check(name, "uncertain", f"no slice is large enough: {_some(small)}")
+        return Check(name, "uncertain", f"no slice can be compared: {_some(small)}")
     worse = holm([one.p_value(0.0, less=False) for one in tested])
     fine = holm([one.p_value(_margin(gate, one), less=True) for one in tested])
-    bad = [str(one) for one, p in zip(tested, worse, strict=True) if p <= gate.alpha]
-    open_ = [one for one, p in zip(tested, fine, strict=True) if p > gate.alpha]
+    bad = [str(one) for one, p in zip(tested, worse, strict=True) if p < gate.alpha]
+    open_ = [one for one, p in zip(tested, fine, strict=True) if p >= gate.alpha]
     shown = f" (shown only: {_some(small)})" if small else ""
     if bad:
         return Check(name, "failed", f"surely worse in {len(bad)} slices: {_some(bad)}{shown}")
+    if undefined:
+        text = f"not defined in {len(undefined)} of {len(slices)} slices: {_some(undefined)}"
+        return Check(name, "uncertain", text)
     if open_:
         unsure = [f"{one}{_settle(gate, one)}" for one in open_]
         text = f"may be worse by more than {_said(gate)} in {len(unsure)} of {len(tested)} slices"

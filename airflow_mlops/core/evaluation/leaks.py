@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 ROWS = 20_000
 """Rows that are looked at, evenly spread."""
 
+FEWEST = 10
+"""Texts of fewer rows than this count as one: each would know its own label."""
+
 CATEGORIES = 50
-"""A column of more texts than this is not ranked: each text would know its own label."""
+"""A column of more texts than this is not ranked."""
 
 
 def strongest_feature(features: "pd.DataFrame", y: Floats, *, classes: int) -> tuple[float, str]:
@@ -44,12 +47,12 @@ def strongest_feature(features: "pd.DataFrame", y: Floats, *, classes: int) -> t
 
 def _numbers(column: "pd.Series[Any]", y: Floats) -> list[tuple[Floats, str]]:
     """Write a column as numbers, and whether its values are missing, too."""
-    from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
+    from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype, is_timedelta64_dtype
 
     missing = column.isna().to_numpy()
     values: Floats
     found = [(missing.astype(np.float64), " (whether it is missing)")] if missing.any() else []
-    if is_datetime64_any_dtype(column.dtype):
+    if is_datetime64_any_dtype(column.dtype) or is_timedelta64_dtype(column.dtype):
         values = column.astype("int64").to_numpy().astype(np.float64)
     elif is_numeric_dtype(column.dtype):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -61,9 +64,11 @@ def _numbers(column: "pd.Series[Any]", y: Floats) -> list[tuple[Floats, str]]:
 def _by_label(texts: "pd.Series[Any]", y: Floats) -> Floats:
     """Write each text as the mean label of its rows."""
     codes, known = texts.factorize()
-    if len(known) > CATEGORIES:
+    codes = np.where(np.bincount(codes)[codes] < FEWEST, len(known), codes)
+    counts = np.bincount(codes)
+    if (counts > 0).sum() > CATEGORIES:
         return np.full(len(y), np.nan)
-    return np.asarray((np.bincount(codes, y) / np.bincount(codes))[codes])
+    return np.asarray((np.bincount(codes, y) / np.maximum(counts, 1))[codes])
 
 
 def _power(values: Floats, y: Floats, *, classes: int) -> float:

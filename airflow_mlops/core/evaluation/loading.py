@@ -5,11 +5,14 @@ The process is given the files of the model and some rows. How long a small batc
 memory that took, and in which environment, is written to ``result.json``.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +25,11 @@ from airflow_mlops.core.scratch import scratch_folder
 ROWS, RESULT = "rows.arrow", "result.json"
 SMALL_BATCH = 32
 REPEATS = 20
+
+PATIENCE = 60.0
+"""Seconds to start and load in, beside what the answers may take."""
+
+DAY = 86_400.0
 
 _STATUS = Path("/proc/self/status")
 _CHILD = f"""
@@ -54,35 +62,55 @@ class Loading:
     environment: str
 
 
-def load_apart(model: Path, rows: pa.Table, name: str) -> Loading:
+def load_apart(model: Path, rows: pa.Table, name: str, *, p95_ms: float) -> Loading:
     """
     Load a model in a process of its own, and let it answer rows in batches of 32.
 
     :param model: folder that the loader is given.
     :param rows: rows it may be asked about; not empty.
     :param name: the version; errors name it.
-    :raises UserCodeError: if it does not load or answer there.
+    :param p95_ms: milliseconds that a batch may take; one that takes longer throughout is ended.
+    :raises UserCodeError: if it does not load or answer there, or not in time.
     """
+    seconds = min(PATIENCE + (1 + REPEATS) * p95_ms / 1000, DAY)
     package = str(Path(airflow_mlops.__file__).parent.parent)
     kept = {n: os.environ[n] for n in _KEPT if n in os.environ}  # noqa: TID251  (no secret)
     paths = os.pathsep.join(filter(None, [package, kept.get("PYTHONPATH", "")]))
     with scratch_folder("read") as folder:
         with pa.ipc.new_file(str(folder / ROWS), rows.schema) as file:
             file.write_table(rows.slice(0, SMALL_BATCH * REPEATS))
-        done = subprocess.run(  # noqa: S603  (our own module and two folders)
-            [sys.executable, "-W", "ignore", "-c", _CHILD, str(folder), str(model)],
-            env={**kept, "PYTHONPATH": paths},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-W", "ignore", "-c", _CHILD, str(folder), str(model)]
+        said, code = _run(command, folder, {**kept, "PYTHONPATH": paths}, seconds)
         result = folder / RESULT
         if not result.is_file():
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            late = f"it took longer than {seconds:g} s, and was ended"
+            last = [late] if code is None else said.strip().splitlines()[-1:]
+            last = last or [f"exit code {code}"]
             msg = f"{name} does not load or answer in a process of its own: {last[0]}"
             raise UserCodeError(msg)
         return Loading(**json.loads(result.read_text("utf-8")))
+
+
+def _run(
+    command: Sequence[str], folder: Path, env: Mapping[str, str], seconds: float
+) -> tuple[str, int | None]:
+    """Return what a process writes to stderr, and its exit code; ``None``: it had to be ended."""
+    with subprocess.Popen(  # noqa: S603  (our own module and two folders)
+        command,
+        env=env,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as child:
+        try:
+            return child.communicate(timeout=seconds)[1], child.returncode
+        except subprocess.TimeoutExpired:
+            return "", None
+        finally:  # processes that it started go, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def measure(folder: str, model: str, empty: str) -> None:

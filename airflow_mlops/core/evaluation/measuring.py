@@ -1,5 +1,6 @@
 """Measure what the gates of a policy ask about, from the answers of two models to the same rows."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.data.selection import MOST_CLASSES
 from airflow_mlops.core.data.slicing import cut, values_of
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.evaluation.calibration import calibration_error
@@ -24,8 +26,10 @@ from airflow_mlops.core.metrics import (
     Floats,
     Metric,
     estimates,
+    indicators,
     is_of_classes,
     rarest,
+    read_only,
     resampled,
 )
 from airflow_mlops.core.training.functions import called
@@ -84,10 +88,12 @@ def assessed(
     :param gates: conditions of the policy.
     :param loss: the per-row loss of the lifecycle.
     :param seed: seed of the resamples.
-    :raises ConfigurationError: if a gate slices by what the rows do not have.
+    :raises ConfigurationError: if a gate slices by what the rows do not have, or a label is no
+        class where the loss is of classes.
     :raises UserCodeError: if a function of the user fails.
     """
-    answers = _aligned(answers)
+    _check_labels(answers, loss)
+    answers = _fixed(_aligned(answers))
     known = _known(answers, gates, loss)
     asked = [known[g.metric] for g in gates if isinstance(g, AtLeast | AtMost)]
     found = replace(
@@ -129,6 +135,28 @@ def _check_direction(gate: Gate, metric: Metric) -> None:
             f"{other.__name__}({metric.name!r}, {gate.value:g}), or correct that attribute"
         )
         raise ConfigurationError(msg)
+
+
+def _check_labels(answers: Answers, loss: Metric) -> None:
+    """Refuse labels that are no classes; a class may be new, or have no row."""
+    y = answers.y
+    if not is_of_classes(loss.name, y, answers.candidate):
+        return
+    wrong = y[~np.isin(y, range(MOST_CLASSES))]
+    if len(wrong):
+        msg = (
+            f"{len(wrong)} of {len(y)} labels of the hold-out are no classes, such as "
+            f"{wrong[0]:g}: {loss.name} wants whole numbers from 0 on, below {MOST_CLASSES}; "
+            "correct them where they come from, or choose a loss of quantities"
+        )
+        raise ConfigurationError(msg)
+
+
+def _fixed(answers: Answers) -> Answers:
+    """Let nobody write into what all gates are measured on."""
+    one, two = read_only(answers.candidate), answers.champion
+    other = None if two is None else read_only(two)
+    return replace(answers, y=read_only(answers.y), candidate=one, champion=other)
 
 
 def _aligned(answers: Answers) -> Answers:
@@ -247,13 +275,32 @@ def _fair(gate: Fair, asked: _Asked) -> Finding:
             small.append(f"{name} has {len(y)} rows, {_more(MIN_SLICE - len(y))}")
         elif metric.of_classes and rarest(y, p) < MIN_RARE:
             small.append(f"{name}: {_more_of_each(len(y), rarest(y, p))}")
+        elif not math.isfinite(value := metric.tried(y, p)):
+            why = f"{metric.name} is not defined in {name}"
+            return Finding.unknown(gate, len(answers.y), why)
         else:
-            drawn = resampled(metric, y, [p], seed=asked.seed + len(parts))[:, 0]
-            parts[name] = np.append(drawn, metric.value(y, p))
+            doubted = _doubted(y, p) if metric.of_classes else (y, p)
+            drawn = resampled(metric, doubted[0], [doubted[1]], seed=asked.seed + len(parts))
+            parts[name] = np.append(drawn[:, 0], value)
     if len(parts) < 2:
-        why = f"{len(parts)} slices are large enough to compare; {'; '.join(small)}"
+        why = "; ".join([f"{len(parts)} slices are large enough to compare", *small])
         return Finding.unknown(gate, len(answers.y), why)
     return _gap(gate, parts, small, len(answers.y))
+
+
+def _doubted(y: Floats, p: Floats) -> tuple[Floats, Floats]:
+    """
+    Add two right and two wrong answers for each class: a slice without errors may have some.
+
+    Source: Agresti and Coull, The American Statistician 52(2), 1998.
+    """
+    classes = p.shape[1] if p.ndim == 2 else 2
+    truth = np.tile(np.arange(classes), 4)
+    right = np.repeat([True, False, True, False], classes)
+    said = np.where(right, truth, (truth + 1) % classes).astype(np.float64)
+    added = indicators(said, classes) if p.ndim == 2 else said
+    places = np.linspace(0, len(y), 4 * classes + 2).astype(int)[1:-1]
+    return np.insert(y, places, truth), np.insert(p, places, added, axis=0)
 
 
 def _gap(gate: Fair, parts: Mapping[str, Floats], small: Sequence[str], rows: int) -> Finding:

@@ -81,8 +81,9 @@ def evaluate(
             check_answers(datasets, model) if datasets else (),
             same="files" if _same_files(store, candidate, champion) else "",
         )
-        if any(isinstance(gate, Loads) for gate in gates):
-            base = _loaded(base, model, holdout.rows)
+        limits = [gate.p95_ms for gate in gates if isinstance(gate, Loads)]
+        if limits:
+            base = _loaded(base, model, holdout.rows, max(limits))
         answers = Answers(holdout.rows, holdout.y, predicted, other, model.build)
         return assessed(base, answers, gates, function, seed=seed)
 
@@ -92,10 +93,10 @@ def _same_files(store: ModelStore, candidate: ModelRef, champion: ModelRef | Non
     return champion is not None and store.get(candidate).digest == store.get(champion).digest
 
 
-def _loaded(base: Evaluation, model: Any, rows: pa.Table) -> Evaluation:
+def _loaded(base: Evaluation, model: Any, rows: pa.Table, p95_ms: float) -> Evaluation:
     """Load the candidate in a process of its own, and see what that takes."""
     try:
-        found = load_apart(model.folder, rows, base.model)
+        found = load_apart(model.folder, rows, base.model, p95_ms=p95_ms)
     except UserCodeError as error:
         failed = ServingCheck("loading", "failed", str(error))
         return replace(base, checks=(*base.checks, failed))

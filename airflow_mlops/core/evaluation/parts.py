@@ -19,6 +19,9 @@ LEAVES, DEPTH, FEWEST = 8, 3, 30
 VALUES = 10
 """Most frequent values of a column of categories that the tree may ask for."""
 
+QUESTIONS = 200
+"""What the tree may ask for in all: numbers first, then the most frequent values."""
+
 FAR, ABSENT = 1e28, -1e30
 """Larger numbers count as this; and what stands for one that is missing."""
 
@@ -51,11 +54,13 @@ def find_parts(rows: pa.Table, flagged: NDArray[np.bool_], *, seed: int) -> Iter
     """
     from sklearn.tree import DecisionTreeClassifier
 
-    inputs, number = list(_inputs(rows)), len(flagged)
+    inputs, number = _inputs(rows), len(flagged)
     if not inputs or not flagged.any() or flagged.all() or number < 2 * FEWEST:
         return
     seen = np.random.default_rng(seed).permutation(number)[: min(SAMPLE, number // 2)]
-    learn = np.column_stack([one.numbers()[seen] for one in inputs])
+    learn = np.empty((len(seen), len(inputs)), np.float32)
+    for place, one in enumerate(inputs):
+        learn[:, place] = one.numbers()[seen]
     fewest = max(FEWEST, len(seen) // 100)
     tree = DecisionTreeClassifier(
         max_depth=DEPTH, max_leaf_nodes=LEAVES, min_samples_leaf=fewest, random_state=seed
@@ -113,19 +118,28 @@ class _Input:
         return " or missing" if (self.numbers() == ABSENT).any() else ""
 
 
-def _inputs(rows: pa.Table) -> Iterator[_Input]:
-    """Yield the questions; what is neither number nor category is left out."""
+def _inputs(rows: pa.Table) -> list[_Input]:
+    """Return the questions; what is neither number nor category is left out."""
+    numbers: list[_Input] = []
+    values: list[tuple[int, _Input]] = []
     for name in rows.schema.names:
         column, kind = rows[name], rows[name].type
         if pa.types.is_dictionary(kind):
             column, kind = column.cast(kind.value_type), kind.value_type
         if any(known(kind) for known in _NUMBERS):
-            yield _Input(name, column)
+            numbers.append(_Input(name, column))
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            counts = column.drop_null().value_counts()
-            order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])[:VALUES]
-            values = counts.field("values").take(order).to_pylist()
-            yield from (_Input(name, column, value) for value in values)
+            values.extend(_values(name, column))
+    values.sort(key=lambda found: -found[0])
+    return [*numbers, *(one for _, one in values)][:QUESTIONS]
+
+
+def _values(name: str, column: pa.ChunkedArray) -> Iterator[tuple[int, _Input]]:
+    """Yield the most frequent values, with how often they occur."""
+    counts = column.drop_null().value_counts()
+    order = pc.sort_indices(counts.field("counts"), sort_keys=[("", "descending")])[:VALUES]
+    for found in counts.take(order).to_pylist():
+        yield found["counts"], _Input(name, column, found["values"])
 
 
 _NUMBERS = (

@@ -1,6 +1,6 @@
 """How good: per-row losses, scores of a whole sample, and their intervals."""
 
-from airflow_mlops.core.metrics.bootstrap import DRAWS, block_length, resampled
+from airflow_mlops.core.metrics.bootstrap import DRAWS, block_length, of_one_row, resampled
 from airflow_mlops.core.metrics.estimates import Estimate, estimate, estimates, is_of_classes
 from airflow_mlops.core.metrics.losses import (
     BLOCKS,
@@ -9,6 +9,7 @@ from airflow_mlops.core.metrics.losses import (
     block_means,
     indicators,
     rarest,
+    read_only,
     standard_error,
 )
 from airflow_mlops.core.metrics.metric import Metric, loss_function, measure, named
@@ -31,7 +32,9 @@ __all__ = [
     "loss_function",
     "measure",
     "named",
+    "of_one_row",
     "rarest",
+    "read_only",
     "resampled",
     "standard_error",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.metrics.losses import Floats, indicators
 from airflow_mlops.core.metrics.metric import Metric
 
@@ -121,7 +122,13 @@ def _anew(
     for draw in range(draws):
         starts = random.integers(0, n - length + 1, size=blocks)
         rows = (starts[:, None] + np.arange(length)).ravel()[:n]
-        found[draw] = [metric.value(y[rows], p[rows]) for p in predictions]
+        found[draw] = [metric.tried(y[rows], p[rows]) for p in predictions]
+    if np.isnan(found).all():
+        msg = (
+            f"metric {metric.name} is defined in none of {draws} resamples of {n} rows: give a "
+            "finite number for whatever a model may answer"
+        )
+        raise UserCodeError(msg)
     return found
 
 
@@ -133,9 +140,41 @@ def _misses(y: Floats, p: Floats) -> Floats:
 def _terms(metric: Metric, parts: Floats) -> Floats:
     """What each row adds to the metric, to first order: its parts times the slopes of the sums."""
     sums, n = parts.sum(axis=1), parts.shape[1]
-    if len(sums) == 1:
-        return np.asarray(parts[0])
     steps = np.diag(1e-4 * np.maximum(np.abs(sums), 1.0))
     high, low = (metric.of_sums(sums + sign * steps, n) for sign in (1, -1))
     slopes = (high - low) / (2 * steps.diagonal())
     return np.asarray(np.nan_to_num(slopes) @ parts)
+
+
+def of_one_row(metric: Metric, y: Floats, one: Floats, two: Floats) -> float:
+    """
+    Return how far one row moves the difference of two models, if it moves it at all.
+
+    The root of the mean square over such rows; 0 if there are none.
+
+    :param metric: its kind is known.
+    :param y: labels, shape ``(n_rows,)``.
+    :param one: predictions of a model.
+    :param two: those of another one.
+    """
+    if metric.number is not None:
+        moved = _swapped(metric, y, one, two)
+    else:
+        parts = [metric.parts(y, p) for p in (one, two)]
+        other = (parts[0] != parts[1]).any(axis=0)
+        moved = (_terms(metric, parts[1]) - _terms(metric, parts[0]))[other]
+    moved = np.abs(moved[np.isfinite(moved)])
+    moved = moved[moved > 1e-9 * moved.max(initial=0.0)]
+    return float(np.sqrt((moved**2).mean())) if len(moved) else 0.0
+
+
+def _swapped(metric: Metric, y: Floats, one: Floats, two: Floats) -> Floats:
+    """Ask the function of the user what changes if one row is answered as the other model does."""
+    other = np.flatnonzero((one != two).reshape(len(y), -1).any(axis=1))
+    other = other[:: -(-len(other) // DRAWS) or 1]
+    found, whole, mixed = np.empty(len(other)), metric.value(y, two), two.copy()
+    for place, row in enumerate(other):
+        mixed[row] = one[row]
+        found[place] = metric.tried(y, mixed) - whole
+        mixed[row] = two[row]
+    return found

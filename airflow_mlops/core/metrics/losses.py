@@ -35,6 +35,17 @@ def standard_error(means: Floats) -> float:
     return float(means.std(ddof=1) / math.sqrt(len(means)))
 
 
+def read_only(values: Floats) -> Floats:
+    """
+    Return the same numbers for somebody who must not change them.
+
+    :param values: labels or predictions, of any shape.
+    """
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
 def indicators(y: Floats, classes: int) -> Floats:
     """
     Return 1 in the column of each row's class, 0 elsewhere; shape ``(n_rows, n_classes)``.

@@ -101,6 +101,18 @@ class Metric:
             return float(self.number(y, p))
         return float(self.of_sums(self.parts(y, p).sum(axis=1), len(y)))
 
+    def tried(self, y: Floats, p: Floats) -> float:
+        """
+        Measure a part or a resample of the rows; NaN also where a function of the user fails.
+
+        :param y: labels, shape ``(n_rows,)``.
+        :param p: predictions, one or one per class for each row.
+        """
+        try:
+            return self.value(y, p)
+        except UserCodeError:
+            return np.nan
+
 
 def named(name: str) -> Metric:
     """

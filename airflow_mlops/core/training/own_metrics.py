@@ -14,7 +14,7 @@ import numpy as np
 
 from airflow_mlops.core.data.features import archive
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
-from airflow_mlops.core.metrics import Floats, Metric, loss_function, named
+from airflow_mlops.core.metrics import Floats, Metric, loss_function, named, read_only
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.functions import called
 from airflow_mlops.policy import is_own
@@ -74,7 +74,7 @@ def load_function(what: str, name: str) -> Callable[..., Any]:
 
 def _checked(name: str, function: Callable[..., Any]) -> Callable[[Floats, Floats], Floats]:
     def measured(y: Floats, p: Floats) -> Floats:
-        given = called(f"metric {name}", function, y, p)
+        given = called(f"metric {name}", function, read_only(y), read_only(p))
         found = called(f"what metric {name} gave", np.asarray, given, dtype=np.float64)
         if found.ndim and found.shape != (len(y),):
             msg = (

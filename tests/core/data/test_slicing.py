@@ -39,6 +39,30 @@ def test_an_expression_gives_the_value_of_each_row_in_its_place():
     }
 
 
+@pytest.mark.parametrize("by", ["ntile(2) over (order by price)", "rank() over (order by price)"])
+def test_a_window_function_gives_each_row_its_own_value(by):
+    price = np.random.default_rng(0).permutation(5_000)
+    found = values_of(pa.table({"price": price}), by).to_numpy()
+    expected = {"ntile": 1 + (price >= 2_500), "rank(": 1 + price}[by[:5]]
+    assert (found == expected).all()
+
+
+def test_a_comment_in_an_expression_hides_nothing():
+    assert values_of(ROWS, "length(town) -- letters").to_pylist() == [4] * 48
+
+
+def test_infinite_numbers_are_in_the_outermost_slices():
+    numbers = np.arange(100.0)
+    values = pa.chunked_array([[*numbers, np.inf, np.inf, -np.inf, None]])
+    found = {name: int(here.sum()) for name, here, _ in cut(values)}
+    low, high = np.quantile(numbers, [0.25, 0.75])
+    assert found[f"up to {low:g}"] == 26
+    assert found[f"above {high:g}"] == 27
+    assert (sum(found.values()), found["missing"]) == (104, 1)
+    few = cut(pa.chunked_array([[np.inf, -np.inf, 1.0]]))
+    assert [name for name, *_ in few] == ["-inf", "1.0", "inf"]
+
+
 def test_nan_and_null_are_missing():
     found = {name: int(here.sum()) for name, here, _ in cut(ROWS["price"])}
     assert found["missing"] == 2

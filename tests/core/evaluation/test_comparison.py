@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from airflow_mlops.core.data.slicing import holm
 from airflow_mlops.core.errors import NotEnoughDataError
-from airflow_mlops.core.evaluation.comparison import BLOCKS, Comparison, compare
+from airflow_mlops.core.evaluation.comparison import (
+    BLOCKS,
+    LEVELS,
+    Comparison,
+    compare,
+    compare_slices,
+)
+from airflow_mlops.core.metrics import Metric, named
 
 
 def losses(seed, n=336, gap=0.0, rho=0.0, size=None):
@@ -103,3 +111,45 @@ def test_too_few_rows_or_other_rows_decide_nothing(n, m):
         NotEnoughDataError, match=f"{n} and {m} losses.*at least 100.*wait for more"
     ):
         compare("x", np.zeros(n), np.zeros(m))
+
+
+def tied(values, *, greater=True):
+    """A comparison whose resamples take few values, each often."""
+    quantiles = tuple(np.quantile(values, LEVELS, method="inverted_cdf"))
+    return Comparison("x", 0.5, 0.5, 0.0, 0.01, BLOCKS, 500, greater, quantiles)
+
+
+@pytest.mark.parametrize("greater", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_p_value_below_alpha_is_a_bound_beyond_the_limit_also_where_resamples_tie(seed, greater):
+    found = tied(np.random.default_rng(seed).poisson(2, 999) / 100 - 0.02, greater=greater)
+    for harm in (-0.02, 0.0, 0.01, 0.013):
+        for alpha in (0.003, 0.01, 0.05, 0.07, 0.3, 0.5):
+            assert (found.p_value(harm, less=True) < alpha) == (found.harm(alpha) < harm)
+            worse = found.harm(alpha, upper=False) > harm
+            assert (found.p_value(harm, less=False) < alpha) == worse
+
+
+def test_resamples_without_a_difference_speak_against_every_claim():
+    found = tied([-0.01] * 200 + [0.0] * 700 + [0.01] * 99)
+    assert found.p_value(0.0, less=False) == pytest.approx(0.8, abs=0.06)  # 20 % lie below
+    assert found.p_value(0.0, less=True) == pytest.approx(0.9, abs=0.01)  # 10 % lie above
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "recall", "own"])
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.03, 0.1])
+def test_models_that_decide_few_rows_otherwise_are_seldom_called_worse(share, metric):
+    """Equally good models, ten slices of 200 rows: at alpha 5 % in one of twenty at the most."""
+    own = Metric("own", greater_is_better=True, number=lambda y, p: ((p > 0.5) == y).mean())
+    runs, wrong = 8 if metric == "own" else 60, 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        y = (rng.random(2_000) < 0.4).astype(float)
+        right = np.where(rng.random(2_000) < 0.85, y, 1 - y)
+        pair = (np.where(rng.random(2_000) < share / 2, 1 - right, right) for _ in range(2))
+        cuts = "town", (np.arange(2_000) % 10).tolist()
+        known = own if metric == "own" else named(metric)
+        slices = compare_slices(known, y, *pair, by=cuts, seed=0)
+        tested = [one.p_value(0.0, less=False) for one in slices if one.tested]
+        wrong += min(holm(tested)) < 0.05
+    assert wrong <= 0.05 * runs + 2 * np.sqrt(0.05 * runs)

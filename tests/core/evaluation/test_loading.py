@@ -1,8 +1,11 @@
 """A model in a process of its own: how fast, how much memory, in which environment."""
 
+from pathlib import Path
+
 import pytest
 
 from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.evaluation import loading
 from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.loading import load_apart
 from airflow_mlops.core.evaluation.offline import evaluate
@@ -34,15 +37,26 @@ ALONE = """
         return rows[["x", "y"]]
 """
 
+HANGS = """
+    import os, subprocess, time
+
+    def build(rows):
+        if "PYTEST_CURRENT_TEST" not in os.environ:
+            with open("{pids}", "w") as file:
+                file.write(str(subprocess.Popen(["sleep", "600"]).pid))
+            time.sleep(600)
+        return rows[["x", "y"]]
+"""
+
 
 @pytest.fixture
 def loaded(model_store, make_training):
-    def ask(**asked):
+    def ask(limit=500, **asked):
         training = make_training(**asked)
         brier = ("brier", loss_function("brier"))
         ref = ModelRef.parse(train_model(model_store, training, loss=brier, tags={}).model)
         with model_store.opened(ref) as model:
-            return load_apart(model.folder, training.rows.rows, str(ref)), model
+            return load_apart(model.folder, training.rows.rows, str(ref), p95_ms=limit), model
 
     return ask
 
@@ -60,6 +74,17 @@ def test_what_a_model_takes_is_measured_and_it_is_the_environment_of_training(lo
 def test_a_model_that_leans_on_this_process_is_named(loaded):
     with pytest.raises(UserCodeError, match=r"m_\w+@1 does not load or answer.*not in a test any"):
         loaded(features=ALONE)
+
+
+def test_a_model_that_hangs_is_ended_with_what_it_started(loaded, monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "PATIENCE", 10.0)
+    pids = tmp_path / "pids"
+    with pytest.raises(
+        UserCodeError, match=r"@1 does not load .* it took longer than 10.021 s, and"
+    ):
+        loaded(limit=1, features=HANGS.replace("{pids}", str(pids)))
+    status = Path("/proc") / pids.read_text() / "status"
+    assert not status.exists() or "\nState:\tZ" in status.read_text()
 
 
 def test_the_gate_refuses_such_a_model(model_store, make_training):

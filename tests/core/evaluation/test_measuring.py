@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.evaluation.comparison import compare_by, compare_slices
-from airflow_mlops.core.evaluation.evaluation import Evaluation
+from airflow_mlops.core.evaluation.evaluation import Evaluation, on_record
 from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.leaks import strongest_feature
 from airflow_mlops.core.evaluation.measuring import assessed
@@ -37,6 +37,7 @@ def judged(gates, given, *, loss="brier", base=BASE):
     return judge(gates, Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))))
 
 
+BRIER = loss_function("brier")
 SCORES = ["roc_auc", "accuracy", "recall", "precision", "f1", "average_precision"]
 
 
@@ -161,11 +162,37 @@ class TestSlices:
         alone = binary(0, 300, towns=[f"t{i}" for i in range(10)])
         nothing = judged(NotWorse("brier", by="town"), alone)
         assert nothing.status == "uncertain"
-        assert "no slice is large enough" in nothing.reason
+        assert "no slice can be compared" in nothing.reason
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_a_slice_in_which_the_candidate_has_no_precision_is_uncertain(self, alone):
+        given = binary(0, 2_000, towns=("Rome",) if alone else ("Oslo", "Rome"))
+        rome = np.array(given.rows["town"].to_pylist()) == "Rome"
+        none = np.where(rome, np.minimum(given.candidate, 0.45), given.champion)
+        verdict = judged(
+            NotWorse("precision", by="town", margin=0.2), replace(given, candidate=none)
+        )
+        assert verdict.status == "uncertain"
+        assert "town Rome: precision nan against 0." in verdict.reason
+        assert "not defined on these rows" in verdict.reason
 
     def test_a_column_that_is_not_there_is_named_with_those_that_are(self):
         with pytest.raises(ConfigurationError, match=r"no column 'region'.*town, x, hour"):
             judged(NotWorse("brier", by="region"), binary())
+
+    def test_what_the_ledger_keeps_of_sixteen_gates_by_slice_is_within_its_64_kb(self):
+        rng = np.random.default_rng(0)
+        columns = {f"column_{i}": rng.integers(0, 14, 16_000).astype(str) for i in range(16)}
+        given = binary(0, 16_000, **columns)
+        gates = [NotWorse("recall", by=name) for name in columns]
+        found = assessed(BASE, given, gates, BRIER, seed=0)
+        kept = on_record(found.to_dict())
+        evidence = {"evaluation": kept, "verdict": judge(gates, found).to_dict()}
+        assert len(json.dumps(found.to_dict())) > 64_000 > len(json.dumps(evidence))
+        again = Evaluation.from_dict(kept)
+        assert [c.difference for c in again.comparisons] == [
+            c.difference for c in found.comparisons
+        ]
 
     def test_false_refusals_over_all_slices_are_at_most_one_in_twenty(self):
         wrong = []
@@ -194,6 +221,30 @@ class TestFair:
         verdict = judged(Fair("brier", "town", 0.5), binary(0, 150, towns=("Oslo",)))
         assert verdict.status == "uncertain"
         assert verdict.reason.startswith("1 slices are large enough to compare")
+
+    def test_a_slice_in_which_nobody_is_called_a_one_has_no_precision(self):
+        given = binary(0, 2_000)
+        rome = np.array(given.rows["town"].to_pylist()) == "Rome"
+        none = np.where(rome, np.minimum(given.candidate, 0.45), given.candidate)
+        verdict = judged(Fair("precision", "town", 0.5), replace(given, candidate=none))
+        assert verdict.status == "uncertain"
+        assert "precision is not defined in Rome" in verdict.reason
+
+    @pytest.mark.parametrize("truth", [(1.0, 0.9), (0.97, 0.87), (0.5, 0.4)])
+    @pytest.mark.parametrize(("rows", "ones"), [(96, 30), (400, 100)])
+    def test_a_gap_as_large_as_the_limit_seldom_passes(self, rows, ones, truth):
+        """Two slices whose recalls are known; at alpha 5 % one run in twenty at the most."""
+        rng, wrong = np.random.default_rng(0), 0
+        y = np.tile(np.arange(rows) < ones, 2).astype(float)
+        town = np.repeat(["Oslo", "Rome"], rows)
+        for _ in range(100):
+            hit = rng.random(2 * rows) < np.repeat(truth, rows)
+            order = rng.permutation(2 * rows)
+            p = np.where(y * hit > 0, 0.9, 0.1)[order]
+            given = answers({"town": town[order]}, y[order], p, p)
+            found = assessed(BASE, given, [Fair("recall", "town", 0.1)], BRIER, seed=0)
+            wrong += found.findings[0].high <= 0.1
+        assert wrong <= 9
 
     @pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "log_loss"])
     def test_the_gap_is_that_of_the_metric_of_each_slice(self, metric):
@@ -283,6 +334,7 @@ class TestNoLeak:
             (lambda y, rng: np.where(y == 1, np.nan, 3.0), "leak (whether it is missing)"),
             (lambda y, rng: y.astype(bool), "leak"),
             (lambda y, rng: pd.to_datetime("2024-01-01") + pd.to_timedelta(y, "D"), "leak"),
+            (lambda y, rng: pd.to_timedelta(y + rng.random(len(y)) / 2, "D"), "leak"),
         ],
     )
     def test_a_feature_that_is_the_label_in_some_guise_is_named(self, leak, named):
@@ -304,6 +356,24 @@ class TestNoLeak:
         verdict = judged(NoLeak(), replace(given, build=lambda rows: frame))
         assert verdict.status == "passed"
         assert "'strong'" in verdict.reason
+
+    @pytest.mark.parametrize("texts", [5, 20, 50, 90])
+    @pytest.mark.parametrize(("classes", "most"), [(2, 0.8), (0, 0.6)])
+    def test_texts_without_a_meaning_rank_few_rows_no_better_than_chance_does(
+        self, texts, classes, most
+    ):
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            y = rng.normal(size=100)
+            y = (y > 0.5).astype(float) if classes else y
+            frame = pd.DataFrame({"c": rng.integers(0, texts, 100).astype(str)})
+            assert strongest_feature(frame, y, classes=classes)[0] < most
+
+    def test_a_text_that_is_the_label_is_found_among_rare_ones(self):
+        y = np.repeat([0.0, 1.0], 150)
+        texts = np.where(y == 1, "refunded", "paid").astype(object)
+        texts[::10] = [f"note {i}" for i in range(30)]
+        assert strongest_feature(pd.DataFrame({"c": texts}), y, classes=2)[0] > 0.98
 
     def test_too_few_rows_are_uncertain(self):
         assert judged(NoLeak(), binary(n=90)).status == "uncertain"
@@ -367,6 +437,17 @@ OWN = """
         return 2 * ((order[y > 0.5] + 1).sum() - n1 * (n1 + 1) / 2) / (n1 * (len(y) - n1)) - 1
 
     gini.greater_is_better = True
+
+    def gap(y, p):
+        if not 0 < y.sum() < len(y):
+            raise ZeroDivisionError("one class only")
+        return p[y > 0.5].mean() - p[y < 0.5].mean()
+
+    gap.greater_is_better = True
+
+    def thief(y, p):
+        p[:] = y
+        return 1.0
 """
 
 
@@ -381,6 +462,35 @@ def test_metrics_of_the_user_are_judged_as_those_of_ours(user_module):
     found = compare_by(named("roc_auc"), good.y, good.champion, good.candidate, seed=0)
     own = judged([Better(gini)], good).checks[0].reason
     assert f"{2 * found.difference:+.4f}" in own
+
+
+def test_a_users_number_that_some_resamples_leave_undefined_is_judged_on_the_others(user_module):
+    gap = f"{user_module(OWN)}:gap"
+    y = np.zeros(1_000)
+    y[500:540] = 1  # in one stretch: a resample of blocks may hold none of them
+    p = np.clip(0.2 + 0.5 * y + 0.1 * np.random.default_rng(0).normal(size=1_000), 0, 1)
+    town = np.where(np.arange(1_000) < 300, "Oslo", "Rome")
+    given = answers({"town": town}, y, p * 0.99, p)
+    gates = [AtLeast(gap, 0.1), NotWorse(gap, margin=0.1), NotWorse(gap, by="town", margin=0.1)]
+    checks = judged(gates, given).checks
+    assert [c.status for c in checks] == ["passed", "passed", "uncertain"]
+    assert "not defined on these rows" in checks[2].reason
+    assert judged(Fair(gap, "town", 0.5), given).status == "uncertain"
+
+
+def test_a_metric_of_the_user_cannot_change_the_answers(user_module):
+    given = binary()
+    kept = given.candidate.copy()
+    with pytest.raises(UserCodeError, match="thief raised ValueError: assignment destination is"):
+        judged(AtMost(f"{user_module(OWN)}:thief", 5.0), given)
+    assert (given.candidate == kept).all()
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, 100.0])
+def test_a_label_of_the_holdout_that_is_no_class_is_named(wrong):
+    given = binary()
+    with pytest.raises(ConfigurationError, match=f"1 of 1000 labels .* such as {wrong:g}: brier"):
+        judged([NotWorse(), AtLeast("roc_auc", 0.6)], replace(given, y=np.r_[given.y[:-1], wrong]))
 
 
 def test_a_standard_against_the_direction_of_a_users_metric_is_refused(user_module):

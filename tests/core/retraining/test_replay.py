@@ -22,7 +22,7 @@ from airflow_mlops.core.retraining.learner import Learner
 from airflow_mlops.core.retraining.picture import draw
 from airflow_mlops.core.retraining.replay import simulate
 from airflow_mlops.core.retraining.simulation import Setting
-from airflow_mlops.policy import AtLeast, Drift, Loads, NotWorse, Probe, Retrain, Schedule
+from airflow_mlops.policy import AtLeast, Drift, Loads, NotWorse, Probe, Retrain, Round, Schedule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 ROWS = 120
@@ -76,7 +76,7 @@ def setting(code):
             "m",
             Retrain(cooldown="5d", budget="9 per 30d"),
             (Loads(), AtLeast("roc_auc", 0.6), NotWorse("brier")),
-            2,
+            (Round(),),
             "brier",
             timedelta(days=60),
             (0.25,),

@@ -143,7 +143,7 @@ def test_two_stages_do_not_mix(exposures, begun, split):
         {"latency_ms": [-1.0] * 6},
         {"key": ["a\0b"] * 6},
     ],
-    ids=repr,
+    ids=["arm", "empty", "null", "NaN", "negative", "NUL"],
 )
 def test_an_exposure_that_is_none_is_refused_and_nothing_stays(exposures, begun, split, replaced):
     with pytest.raises(ConfigurationError, match="refuses what has no place in it"):
