@@ -64,7 +64,7 @@ class RollbackModelOperator(MlopsOperator):
         """Refuse to go back a second step: who asked for one saw another champion."""
         from airflow_mlops.core.errors import RejectedError
 
-        if self.to not in (None, "", "None"):
+        if self.to not in (None, "", "None") or context["dag_run"].run_type != "manual":
             return
         state, asked = self.ledger().standing(self.model), context["dag_run"].run_after
         changed = state.numbered(state.epoch)

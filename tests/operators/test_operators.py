@@ -130,14 +130,27 @@ class TestRollback:
     def test_returns_to_the_previous_champion_once(
         self, connections, alone, two_champions, ledger, model, model_store
     ):
-        dag = alone(RollbackModelOperator, reason="complaints", to="")
-        first, second = run(dag, at=NOON), run(dag, at=NOON)
+        dag, now = alone(RollbackModelOperator, reason="complaints", to=""), datetime.now(UTC)
+        first, second = run(dag, at=now), run(dag, at=now)
         assert first.value("t") == second.value("t") == {"model": f"{model}@1", "entry": 3}
         state = ledger.state(model)
         assert [e.op for e in state.entries] == ["promote", "promote", "rollback"]
         assert (state.entries[2].reason, state.champion) == ("complaints", 1)
-        assert state.entries[2].by == f"{model}/{first.run_id}/t"
+        assert state.entries[2].by == "dag_test"  # who triggered the run
+        assert state.entries[2].evidence["run"] == f"{model}/{first.run_id}"
         assert dict(model_store.client.get_registered_model(model).aliases) == {"champion": "1"}
+
+    def test_two_who_press_at_once_go_back_one_step(
+        self, connections, alone, trained_champions, ledger, model
+    ):
+        trained_champions(3)
+        pressed = datetime.now(UTC)
+        first = alone(RollbackModelOperator, reason="complaints")
+        assert run(first, at=pressed).value("t")["model"] == f"{model}@2"
+        second = run(first, at=pressed + timedelta(milliseconds=1))
+        assert isinstance(second.error, RejectedError)
+        assert "after this rollback was asked for; say to which version" in str(second.error)
+        assert ledger.state(model).champion == 2
 
     @pytest.mark.parametrize(("to", "words"), [("7", ["@7", "never", "1, 2"]), ("2", ["already"])])
     def test_names_what_it_cannot_return_to(
@@ -186,8 +199,8 @@ class TestRollback:
             )
         done = run(dag)
         assert done.state == "success"
-        by = [ledger.state(name).entries[-1].by for name in names]
-        assert by == [f"{model}/{done.run_id}/t[{i}]" for i in range(2)]
+        last = [ledger.state(name).entries[-1] for name in names]
+        assert [e.key for e in last] == [f"rollback:{model}/{done.run_id}/t[{i}]" for i in range(2)]
 
 
 class TestLedger:
