@@ -10,6 +10,7 @@ from airflow_mlops.sensors.rollout import RolloutStageSensor
 MODEL = "example_electricity"
 
 # [START example_ab_test]
+# No Full() at the end: PromoteModelOperator is it.
 # Stages are data. Whoever scores reads the ledger: `ScoreBatchOperator` does, and an endpoint does
 # through `airflow_mlops.core.rollout`, see docs/rollout.md.
 PLAN = [

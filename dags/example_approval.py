@@ -1,4 +1,4 @@
-"""Approval, in a plain Dag: two of three people say yes, and whoever trained it is not asked."""
+"""Approval, in a plain Dag: two of three people say yes, and not whoever asked for the retrain."""
 
 import logging
 from typing import Any

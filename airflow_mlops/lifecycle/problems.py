@@ -58,7 +58,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
     back: Sequence[object] = life.rollback
     strangers = [word for word in back if not isinstance(word, Decay)]
-    yield from (f"{word!r} is no reason to roll back; known: Decay" for word in strangers)
+    yield from (f"{word!r} is no reason to roll back; write Decay(...)" for word in strangers)
     yield from _objections(rollout_plan, life.rollout)
     yield from _objections(further_rounds, life.rounds)
     yield from _stages(life)

@@ -47,6 +47,13 @@ class Table(Word):
         if self.stale is not None and not duration(self.stale):
             msg = f"Table stale is {self.stale!r}; no row is that new, allow it some time"
             raise ValueError(msg)
+        entity: object = self.entity
+        if entity is not None and not (isinstance(entity, str) and entity):
+            msg = f"Table entity is {self.entity!r}; it has to be the name of a column"
+            raise ValueError(msg)
+        if self.entity and self.columns and self.entity not in self.columns:
+            msg = f"Table entity {self.entity!r} is not among columns={list(self.columns)}; add it"
+            raise ValueError(msg)
         for name in ("conn_id", "table", "key", "time", "label", "labels"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:

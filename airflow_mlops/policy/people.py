@@ -33,7 +33,7 @@ class Approval(Word):
             raise ValueError(msg)
         for user in self.by:
             facts = (user.get("id"), user.get("name")) if isinstance(user, Mapping) else (user,)
-            if not all(facts):
+            if not all(isinstance(fact, str) and fact for fact in facts):
                 msg = f"Approval by names {user!r}; write an id, or {{'id': '1', 'name': 'ann'}}"
                 raise ValueError(msg)
         object.__setattr__(self, "by", tuple(self.by))
@@ -41,6 +41,9 @@ class Approval(Word):
             msg = "Approval needs at least one user in 'by'"
             raise ValueError(msg)
         different = len({u if isinstance(u, str) else u["id"] for u in self.by})
+        if not isinstance(self.separate, bool):
+            msg = f"Approval separate is {self.separate!r}; write True or False"
+            raise ValueError(msg)
         if self.quorum not in range(1, different + 1):
             msg = f"Approval quorum is {self.quorum!r}, and {different} different users are in 'by'"
             raise ValueError(msg)

@@ -19,7 +19,7 @@ def counts(word: str, sustained: str) -> tuple[int, int]:
     :param word: whose it is; the error names it.
     :raises ValueError: if it is written otherwise, or asks for more windows than it looks at.
     """
-    match = _SUSTAINED.fullmatch(sustained)
+    match = _SUSTAINED.fullmatch(str(sustained))
     if match is None:
         msg = f"{word} sustained must be written '2 of 3', not {sustained!r}"
         raise ValueError(msg)

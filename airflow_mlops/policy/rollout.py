@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from airflow_mlops.policy.gates import LOSSES
+from airflow_mlops.policy.gates import LOSSES, is_own
 from airflow_mlops.policy.words import Word, between, duration
 
 Better = Literal["less", "more"]
@@ -56,7 +56,8 @@ class Shadow(Guarded):
     def __post_init__(self) -> None:
         _check_guards(self)
         _positive("Shadow hold", self.hold)
-        if self.metric is not None and self.metric not in LOSSES:
+        own = self.metric is not None and is_own(self.metric)
+        if self.metric is not None and not own and self.metric not in LOSSES:
             msg = f"Shadow metric is {self.metric!r}; it needs a per-row loss: {', '.join(LOSSES)}"
             raise ValueError(msg)
 
@@ -70,15 +71,15 @@ class Canary(Guarded):
     :param hold: how long, by the clock of the data.
     :param better: ``"less"`` of the metric, or ``"more"``.
     :param min_effect: difference that the test is tuned to see, as a share of the champion's mean.
-    :param labelled: units of each arm that need an outcome before it passes; 0: outcomes may come
-        later than the hold.
+    :param labelled: units of each arm that need an outcome before it passes; 0: it does not wait
+        for outcomes, so that only failures and latency can stop it.
     """
 
     percent: float = 10.0
     hold: str = "1d"
     better: Better = "less"
     min_effect: float = 0.1
-    labelled: int = 0
+    labelled: int = 100
 
     def __post_init__(self) -> None:
         _check_guards(self)
@@ -134,9 +135,10 @@ def rollout_plan(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     :raises ValueError: unless ``Full()`` comes last and once, shares do not fall from stage to
         stage (who has met the candidate keeps it), and there is one ``AB`` at the most.
     """
-    names = [type(stage).__name__ for stage in stages]
+    given: Sequence[object] = stages
+    names = [type(one).__name__ if isinstance(one, Stage) else repr(one) for one in given]
     if not all(isinstance(stage, Stage) for stage in stages):
-        msg = f"a rollout is a list of stages, not {list(stages)!r}"
+        msg = f"a rollout is a list of stages, such as Canary(percent=10) and Full(), not {names}"
         raise ValueError(msg)
     if names.count("Full") != 1 or names[-1] != "Full":
         msg = f"a rollout ends with Full(), once; this one is {', '.join(names) or 'empty'}"

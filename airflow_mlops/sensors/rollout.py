@@ -203,4 +203,4 @@ def _finding(turn: "Turn", look: "Look") -> dict[str, Any]:
 def _patience(stage: Mapping[str, Any]) -> float:
     """Return for how long to wait by the wall clock, in seconds: rows may come late, or not."""
     lasts = duration(str(stage.get("within") or stage.get("hold") or "0s"))
-    return max(3 * lasts, duration("7d")).total_seconds()
+    return max(3 * lasts, duration("30d")).total_seconds()

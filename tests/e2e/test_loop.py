@@ -55,7 +55,7 @@ class Life(demo.Story):
         stage = self.next_entry(proposal, ("stage",), lambda: self.answer(proposal))
         self.week(), self.week()  # labels come a week later
         self.next_entry(stage, ("stage",))
-        self.week()
+        self.week(), self.week()
         return self.next_entry(proposal, ("promote", "reject", "refuse"))
 
 

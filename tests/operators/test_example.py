@@ -78,11 +78,12 @@ def test_the_loop_wired_by_hand_makes_a_champion_that_scores(
     rollout = run(dags["example_rollout"], answer=lambda request: ("promote", yes, "ml-lead"))
     assert rollout.state == "success"
     assert ledger.state("example_electricity").stack == (1, 2, 3)
+    served = len(observations.served("example_electricity"))
     deliveries.rows(26, 26)
     deliveries.labels(25, 25)
     again = run(dags["example_monitor"])
     assert again.state == "success"
-    assert len(observations.served("example_electricity")) == 336
+    assert len(observations.served("example_electricity")) == served + 336
     weekly = run(dags["example_dependencies"])
     assert weekly.state == "success"
     assert weekly.value("dependencies")["constraints"]["status"] == "ok"

@@ -52,6 +52,7 @@ def score_split(
     :raises ConfigurationError: if there is no column of the entities.
     """
     champion = ModelRef(split.model, split.champion)
+    _entities(batch)  # a name that is misspelt shows before a stage needs it
     if split.candidate is None:
         return SplitScored(score(models, observations, champion, batch))
     met, mask = _assigned(split, batch)

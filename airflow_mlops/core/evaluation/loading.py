@@ -75,7 +75,7 @@ def load_apart(model: Path, rows: pa.Table, name: str, *, p95_ms: float) -> Load
     seconds = min(PATIENCE + (1 + REPEATS) * p95_ms / 1000, DAY)
     package = str(Path(airflow_mlops.__file__).parent.parent)
     kept = {n: os.environ[n] for n in _KEPT if n in os.environ}  # noqa: TID251  (no secret)
-    paths = os.pathsep.join(filter(None, [package, kept.get("PYTHONPATH", "")]))
+    paths = os.pathsep.join(filter(None, [package, *sys.path]))  # where packages are found here
     with scratch_folder("read") as folder:
         with pa.ipc.new_file(str(folder / ROWS), rows.schema) as file:
             file.write_table(rows.slice(0, SMALL_BATCH * REPEATS))

@@ -57,7 +57,9 @@ def test_eight_people_who_say_yes_at_once_are_eight_votes(services, ledger, mode
     with ThreadPoolExecutor(8) as pool:
         seen = sorted(len(found) for found in pool.map(answer, range(8)))
     assert seen == list(range(1, 9))  # a quorum is reached by exactly one of them
-    assert {v.id for v in votes(ledger.state(model), proposal)} == {f"p{n}" for n in range(8)}
+    assert {v.id for v in votes(ledger.state(model), Bound.of(proposal, {}))} == {
+        f"p{n}" for n in range(8)
+    }
     assert truth(ledger.dsn, model).ops.count("vote") == 8
 
 
@@ -80,7 +82,7 @@ def test_a_vote_is_for_one_proposal_and_somebodys(propose):
     first = propose(ledger)
     second = propose(ledger)
     vote(ledger, first, yes("ann"), Bound.of(first, {}))
-    assert votes(ledger.state("m"), second) == ()
+    assert votes(ledger.state("m"), Bound.of(second, {})) == ()
     assert [v.id for v in vote(ledger, second, yes("ann"), Bound.of(second, {}))] == ["ann"]
     with pytest.raises(ConfigurationError, match="has to be somebody's"):
         vote(ledger, first, Answer("promote"), Bound.of(first, {}))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.deployment.scoring import score
+from airflow_mlops.core.deployment.scoring import Batch, score
 from airflow_mlops.core.evaluation.evaluation import Evaluation
 from airflow_mlops.core.evaluation.gate import judge
 from airflow_mlops.core.evaluation.offline import evaluate
@@ -97,9 +97,9 @@ def test_it_is_served_and_watched(
     labels = append(dataset_store, f"{model}.labels", later.label_source(), "more")
     table = dataset_store.open(DatasetRef.parse(data.ref))
     since = later.rows["at"][7 * 168].as_py()
-    asked = {"dataset": data.ref, "time": "at", "key": "id", "run": "r"}
+    batch = Batch(table.between(since).to_arrow(), data.ref, "at", "id", "r")
     for written in (2 * 168, 0):
-        done = score(model_store, observations, ref, table.between(since), **asked)
+        done = score(model_store, observations, ref, batch)
         assert (done.written, done.mean) == (written, None)
     served = observations.predictions(ref, since, since + WEEK)
     scores = np.array(served["scores"].to_pylist())
