@@ -104,7 +104,8 @@ def _segment(one: Segment, *, labelled: bool) -> tuple[bool, Sequence[object]]:
 
 
 def _case(one: Case, names: Sequence[str], *, labelled: bool) -> tuple[bool, Sequence[object]]:
-    truth = (one.label,) if labelled else ()
+    whole = one.label is not None and one.label.is_integer()
+    truth = (int(one.label or 0) if whole else one.label,) if labelled else ()
     values = (one.values.get(name, "") for name in names)
     said = (one.champion, one.candidate)
     return _is_worse(one), (one.key, moment(one.time), *said, *truth, *values)
