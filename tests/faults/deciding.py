@@ -70,7 +70,7 @@ def stage(facts: dict[str, Any]) -> Any:
     from airflow_mlops.core.rollout.exposures import Exposures
     from airflow_mlops.policy import Canary
 
-    word = Canary(percent=50, hold="1d", least=100)
+    word = Canary(percent=50, hold="1d", least=100, labelled=0)
     turn = Turn(Entry(**facts["proposal"]), word, 0, "brier", "tests", baseline=0.2)
     none = pa.table({"key": pa.array([], pa.string()), "label": pa.array([], pa.float64())})
     now, exposures = datetime.fromisoformat(facts["now"]), Exposures(Observations(facts["dsn"]))
