@@ -82,8 +82,7 @@ def advance(
         ended = end(ledger, begun, look, key=key, by=turn.by)
     look = Look.from_dict(ended.evidence["look"])
     if look.status != "passed":
-        evidence = {"proposal": turn.proposal.seq, "stage": turn.stage.to_dict()}
-        registry.refuse(turn.ref, Ask(f"{turn.key}:refuse", turn.by, ended.reason, evidence))
+        _refuse(registry, turn, ended.reason)
     return look
 
 
@@ -96,8 +95,12 @@ def give_up(registry: ModelRegistry, turn: Turn, why: str) -> None:
     state = registry.ledger.standing(turn.ref.name)
     if state.challenger == turn.ref.version:
         reason = f"{type(turn.stage).__name__} of {turn.ref} cannot be looked at: {why}"
-        evidence = {"proposal": turn.proposal.seq, "stage": turn.stage.to_dict()}
-        registry.refuse(turn.ref, Ask(f"{turn.key}:refuse", turn.by, reason, evidence))
+        _refuse(registry, turn, reason)
+
+
+def _refuse(registry: ModelRegistry, turn: Turn, reason: str) -> None:
+    evidence = {"proposal": turn.proposal.seq, "stage": turn.stage.to_dict()}
+    registry.refuse(turn.ref, Ask(f"{turn.key}:refuse", turn.by, reason, evidence))
 
 
 def _begun(

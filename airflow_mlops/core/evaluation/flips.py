@@ -14,6 +14,7 @@ from airflow_mlops.core.data.selection import Labelled
 from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError
 from airflow_mlops.core.evaluation.offline import predictions, usable_rows
 from airflow_mlops.core.evaluation.parts import find_parts
+from airflow_mlops.core.metrics import per_class
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
 
@@ -225,15 +226,10 @@ def find_flips(answers: Answered, *, candidate: str, champion: str, seed: int = 
 
 def _alike(first: Floats, second: Floats) -> tuple[Floats, Floats]:
     """Give a model that knows fewer classes columns for the others: it never says them."""
-    wide = max(one.shape[1] if one.ndim > 1 else 1 for one in (first, second))
-    return _widened(first, wide), _widened(second, wide)
-
-
-def _widened(answer: Floats, wide: int) -> Floats:
-    if wide == 1:
-        return answer
-    columns = answer if answer.ndim > 1 else np.column_stack([1 - answer, answer])
-    return np.pad(columns, ((0, 0), (0, wide - columns.shape[1])))
+    classes = max(one.shape[1] if one.ndim > 1 else 1 for one in (first, second))
+    if classes == 1:
+        return first, second
+    return per_class(first, classes), per_class(second, classes)
 
 
 def _decided(answer: Floats, kind: Kind) -> Floats:

@@ -28,6 +28,7 @@ from airflow_mlops.core.metrics import (
     estimates,
     indicators,
     is_of_classes,
+    per_class,
     rarest,
     read_only,
     resampled,
@@ -165,14 +166,8 @@ def _aligned(answers: Answers) -> Answers:
     if all(p.ndim == 1 for p in both):
         return answers
     classes = max(int(answers.y.max()) + 1, *(p.shape[1] if p.ndim == 2 else 2 for p in both))
-    wide = [_wide(p, classes) for p in both]
+    wide = [per_class(p, classes) for p in both]
     return replace(answers, candidate=wide[0], champion=None if len(wide) == 1 else wide[1])
-
-
-def _wide(p: Floats, classes: int) -> Floats:
-    """Write probabilities with a column for each class; a class that it does not know has none."""
-    columns = p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
-    return np.pad(columns, ((0, 0), (0, classes - columns.shape[1])))
 
 
 def _same(answers: Answers) -> Literal["", "answers"]:

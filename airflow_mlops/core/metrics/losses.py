@@ -56,6 +56,17 @@ def indicators(y: Floats, classes: int) -> Floats:
     return np.asarray(y[:, None] == np.arange(classes), dtype=np.float64)
 
 
+def per_class(p: Floats, classes: int) -> Floats:
+    """
+    Return probabilities with a column for each class; one that a model does not know has none.
+
+    :param p: probabilities, shape ``(n_rows,)`` of two classes, or ``(n_rows, n_known)``.
+    :param classes: how many there are.
+    """
+    columns = p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
+    return np.pad(columns, ((0, 0), (0, classes - columns.shape[1])))
+
+
 def rarest(y: Floats, p: Floats) -> int:
     """
     Return how many rows the rarest class has.

@@ -9,15 +9,7 @@ from airflow_mlops.core.data.selection import Selection
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.deployment.rollback import roll_back
 from airflow_mlops.core.entries import Entry, State
-from airflow_mlops.core.errors import (
-    ConfigurationError,
-    ContractBrokenError,
-    ModelChangedError,
-    ModelNotFoundError,
-    NotEnoughDataError,
-    RejectedError,
-    UserCodeError,
-)
+from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.flips import Answered
 from airflow_mlops.core.monitoring.observations import Observations
@@ -112,7 +104,7 @@ class Guard:
             entry = roll_back(
                 self.registry, self.datasets, champion.name, mine, to=previous.version
             )
-        except _CANNOT as error:
+        except (ConfigurationError, RejectedError) as error:
             line = f"{champion} decayed: {text}; {previous} cannot take over: {error}"
             return Guarded("warn", line)
         return _rolled_back(entry, compared)
@@ -132,17 +124,6 @@ class Guard:
         said = Answered.ask(self.registry.models, previous, champion, labelled)
         loss, y = load_loss(self.metric), said.truth
         return compare(self.metric, loss(y, said.champion), loss(y, said.candidate))
-
-
-_CANNOT = (
-    ConfigurationError,
-    ContractBrokenError,
-    ModelChangedError,
-    ModelNotFoundError,
-    NotEnoughDataError,
-    RejectedError,
-    UserCodeError,
-)
 
 
 def _done(state: State, ask: Ask) -> Entry | None:
