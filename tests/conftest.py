@@ -91,11 +91,11 @@ def observations(services) -> Observations:
 
 
 @pytest.fixture
-def model_store(services) -> ModelStore:
+def model_store(services, ledger) -> ModelStore:
     from mlflow import MlflowClient
 
     url = services.urls["mlflow"]
-    return ModelStore(MlflowClient(tracking_uri=url, registry_uri=url))
+    return ModelStore(MlflowClient(tracking_uri=url, registry_uri=url), ledger)
 
 
 @pytest.fixture
@@ -347,7 +347,8 @@ def make_version(model_store, model, tmp_path) -> Callable[..., ModelRef]:
         run = model_store.start(name, recipe, {})
         model_store.log(run, {"n": number}, {"loss": 0.1}, folder)
         digest = tree_digest(folder / "model")
-        model_store.register(name, run, {models.RECIPE: recipe.id, models.DIGEST: digest})
+        facts = {models.RECIPE: recipe.id, models.DIGEST: digest, models.FILES: "1"}
+        model_store.register(name, run, facts)
         return model_store.of_recipe(name, recipe.id)[0].ref
 
     return make

@@ -108,7 +108,17 @@ _NUMBER = Arg(
     ("--window",), help="number of a window; the newest if not given", type=int, default=None
 )
 _OUT = Arg(("--out",), help="file to write; else the page is printed", default="")
-_WHOSE_GATES = Arg(("model",), nargs="?", help="with --gates: name of the model")
+_WHOSE_GATES = Arg(("model",), nargs="?", help="with --gates, --set-aside, --vouch: whose")
+_SET_ASIDE = Arg(
+    ("--set-aside",),
+    help="let an entry of the ledger that this package did not write count no more; on record",
+    type=int,
+)
+_VOUCH = Arg(
+    ("--vouch",),
+    help="believe the entries so far although they are not signed; on record",
+    action="store_true",
+)
 _GATES = Arg(
     ("--gates",),
     help="judge bad models, made on purpose, by the gates of the model",
@@ -149,6 +159,10 @@ def get_cli_commands() -> list[GroupCommand]:
             _WHOSE_GATES,
             _GATES,
             _DECLARED,
+            _SET_ASIDE,
+            _VOUCH,
+            _WHY_BACK,
+            _BY,
             module="doctor",
         ),
         _verb("migrate", "bring schema mlops of the ledger's database to the newest version"),

@@ -10,12 +10,20 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow_mlops.cli.verb import (
     conn_id,
     open_datasets,
+    open_ledger,
     open_models,
     open_registry,
+    reason_of,
     state_of,
     verb,
+    who,
 )
-from airflow_mlops.core.errors import ConfigurationError, MlopsError, RejectedError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    ForeignEntryError,
+    MlopsError,
+    RejectedError,
+)
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -34,8 +42,13 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
     """
     if args.gates:
         return _gates(args)
+    if args.set_aside is not None or args.vouch:
+        return _said(args)
     if args.model:
-        msg = f"doctor {args.model}: what of it? --gates tries its gates on bad models"
+        msg = (
+            f"doctor {args.model}: what of it? --gates tries its gates on bad models, --set-aside "
+            "SEQ lets an entry count no more, --vouch believes entries that are not signed"
+        )
         raise ConfigurationError(msg)
     checks = {
         "connection to the dataset store": _check_datasets,
@@ -52,6 +65,27 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
     lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
     healthy = all(r["ok"] for r in results.values())
     return {"healthy": healthy, "checks": results}, "\n".join(lines)
+
+
+def _said(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Put on record what a person says of entries that nobody else can judge."""
+    from airflow_mlops.core.audit import set_aside, vouch
+
+    if not args.model:
+        msg = "whose entries? name the model, as in `airflow mlops doctor NAME --set-aside 17`"
+        raise ConfigurationError(msg)
+    if args.vouch and args.set_aside is not None:
+        msg = "--vouch and --set-aside are two things; say one after the other"
+        raise ConfigurationError(msg)
+    ledger, said = open_ledger(), {"by": who(args), "reason": reason_of(args)}
+    if args.vouch:
+        entry = vouch(ledger, args.model, **said)
+        line = f"entries up to {entry.evidence['until']} of {args.model} are believed"
+    else:
+        entry = set_aside(ledger, args.model, args.set_aside, **said)
+        line = f"entry {args.set_aside} of {args.model} counts no more"
+    text = f"{line} (entry {entry.seq}, by {entry.by}): {entry.reason}"
+    return entry.to_dict(), text
 
 
 def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
@@ -124,13 +158,17 @@ def _check_schema() -> str:
 
 
 def _check_models() -> str:
-    """Verify the whole chain of every model, then compare anchor and aliases."""
+    """Verify the whole chain of every model on record or in MLflow; compare anchor and aliases."""
+    from airflow_mlops.core.audit import verify
+
     registry, lines, broken = open_registry(), [], False
-    for name in registry.ledger.models():
+    for name in sorted({*registry.ledger.models(), *registry.anchored()}):
         try:
-            number, _ = registry.ledger.state(name).head
+            found = verify(registry.ledger, name)
+            if found.foreign:
+                raise ForeignEntryError("; ".join(found.foreign))
             done = registry.reconcile(name) if is_name(name) else ()
-            lines.append(f"{name}: {number} entries verified, {'; '.join(done) or 'aliases agree'}")
+            lines.append(f"{name}: {found}, {'; '.join(done) or 'aliases agree'}")
         except (ConfigurationError, RejectedError) as error:
             broken = True
             lines.append(f"{name}: {type(error).__name__}: {error}")

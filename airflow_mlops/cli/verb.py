@@ -98,7 +98,7 @@ def open_ledger() -> Ledger:
 
 def open_models() -> "ModelStore":
     """Open the model versions in MLflow."""
-    return MlflowHook(conn_id("mlflow")).models()
+    return MlflowHook(conn_id("mlflow")).models(open_ledger())
 
 
 def open_registry() -> "ModelRegistry":

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from airflow_mlops.core.errors import ForeignEntryError
 from airflow_mlops.core.refs import canonical_json
 
 ZERO = "0" * 64
@@ -18,6 +19,9 @@ MOVES = ("propose", "refuse", "reject", "promote", "rollback", "adopt", "stage",
 
 CHAMPIONS = ("promote", "rollback", "adopt")
 """Operations after which somebody else is champion."""
+
+CHAMPIONS_KEPT = 2_000
+"""Champions that a sum names, the newest ones: a rollback leads no further back."""
 
 _ANSWERS = ("promote", "refuse", "reject", "adopt")
 
@@ -30,6 +34,18 @@ def text_hash(prev_hash: str, body: str) -> str:
     :param body: as it is stored.
     """
     return hashlib.sha256(f"{prev_hash}\n{body}".encode()).hexdigest()
+
+
+class Evidence(dict[str, Any]):
+    """What an entry says that it rests on; asked for what it lacks, it says so by name."""
+
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(map(str, self)) or "nothing"
+        msg = (
+            f"an entry of the ledger lacks {name!r} in its evidence, it has {known}: it was not "
+            "written by this package. See which: airflow mlops doctor"
+        )
+        raise ForeignEntryError(msg)
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Entry:
     :param epoch: ``seq`` of the last change of champion it was decided against.
     :param evidence: what was looked at, thresholds included; plain JSON types.
     :param ask: digest of the request, to tell a retry from another request with the same key.
+    :param sum: what the entries before it add up to; only some entries say so.
     """
 
     model: str
@@ -62,11 +79,12 @@ class Entry:
     at: str = ""
     seq: int = 0
     prev_hash: str = ZERO
+    sum: Mapping[str, Any] | None = None
 
     def body(self) -> str:
         """Return the canonical JSON that is stored and hashed."""
-        data = {k: v for k, v in self.to_dict().items() if k not in ("hash", "prev_hash")}
-        return canonical_json(data)
+        beside = ("prev_hash",) if self.sum is not None else ("prev_hash", "sum")
+        return canonical_json({k: v for k, v in self.to_dict().items() if k not in beside})
 
     @cached_property
     def hash(self) -> str:
@@ -80,8 +98,51 @@ class Entry:
 
     @classmethod
     def from_body(cls, body: str, prev_hash: str) -> "Entry":
-        """Rebuild the entry whose :meth:`body` was stored."""
-        return cls(**json.loads(body), prev_hash=prev_hash)
+        """
+        Rebuild the entry whose :meth:`body` was stored.
+
+        :raises ValueError: if it is no entry; the field that is wrong is named.
+        """
+        data = json.loads(body)
+        wrong = _wrong(data)
+        if wrong:
+            raise ValueError(wrong)
+        return cls(**{**data, "evidence": Evidence(data["evidence"])}, prev_hash=prev_hash)
+
+
+_WHOLE = frozenset(("epoch", "seq"))
+_MAYBE_WHOLE = frozenset(("version", "order"))
+_OBJECTS = frozenset(("evidence", "sum"))
+
+
+def _wrong(data: Any) -> str:
+    """Say what keeps a body from being an entry; empty if nothing does."""
+    if not isinstance(data, dict):
+        return "it is no object"
+    fields = {*Entry.__dataclass_fields__} - {"prev_hash"}
+    unknown, missing = {*data} - fields, fields - {*data} - {"sum"}
+    if unknown or missing:
+        unknown_text = f"it has {', '.join(map(repr, sorted(unknown)))}" if unknown else ""
+        lacks = f"it lacks {', '.join(map(repr, sorted(missing)))}" if missing else ""
+        return "; ".join(filter(None, (unknown_text, lacks)))
+    for name, value in data.items():
+        if not _fits(name, value):
+            return f"its {name} is {str(value)[:60]!r}"
+    return ""
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _OBJECTS:
+        return isinstance(value, dict)
+    if name in _WHOLE or name in _MAYBE_WHOLE:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (value is None and name in _MAYBE_WHOLE)
+    if name == "at" and isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value).tzinfo is not None
+        except ValueError:
+            return False
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +157,7 @@ class State:
     :param proposed: newest order that was ever proposed.
     :param epoch: ``seq`` of the last change of champion.
     :param challenger: version that waits for its rollout.
-    :param identity: MLflow run and file digest of each version that an entry names.
+    :param summed: ``seq`` of the newest entry that says what those before it add up to.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -106,7 +167,7 @@ class State:
     proposed: int | None = None
     epoch: int = 0
     challenger: int | None = None
-    identity: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    summed: int = 0
 
     @property
     def champion(self) -> int | None:
@@ -162,6 +223,40 @@ class State:
         kept = tuple(entries)
         return _added(cls(), kept, tuple(entry for entry in kept if entry.key))
 
+    @classmethod
+    def since_sum(cls, entries: Sequence[Entry], base: int) -> "State":
+        """
+        Add up entries, oldest first, beginning with what one of them says of those before it.
+
+        :param base: number of the entry that says it; earlier ones are kept, and count no more.
+        """
+        later = [entry for entry in entries if entry.seq >= base]
+        said = later[0].sum or {}
+        begun = cls(
+            stack=tuple(map(int, said["stack"])),
+            ever=frozenset(map(int, said["ever"])),
+            mark=said["mark"],
+            proposed=said["proposed"],
+            epoch=int(said["epoch"]),
+            challenger=said["challenger"],
+        )
+        return _added(begun, later, tuple(entries))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the entries add up to, without them: plain JSON types."""
+        return {
+            "stack": list(self.stack[-CHAMPIONS_KEPT:]),
+            "ever": sorted(self.ever)[-CHAMPIONS_KEPT:],
+            "mark": self.mark,
+            "proposed": self.proposed,
+            "epoch": self.epoch,
+            "challenger": self.challenger,
+        }
+
+    def counting(self, entries: Iterable[Entry]) -> "State":
+        """Return what it adds up to with more entries, without keeping any."""
+        return _added(self, entries, ())
+
     def after(self, entry: Entry) -> "State":
         """Return the state with one more entry."""
         return _added(self, (entry,), (*self.entries, entry))
@@ -169,14 +264,15 @@ class State:
 
 def _added(state: State, more: Iterable[Entry], entries: tuple[Entry, ...]) -> State:
     """Add entries to a state in one go: a ledger may hold many."""
-    stack, ever, identity = dict.fromkeys(state.stack), set(state.ever), dict(state.identity)
+    stack, ever = dict.fromkeys(state.stack), set(state.ever)
     mark, proposed, epoch, challenger = state.mark, state.proposed, state.epoch, state.challenger
+    summed = state.summed
     for entry in more:
         version = entry.version
+        if entry.sum is not None:
+            summed = entry.seq
         if version is None or entry.op not in MOVES:
             continue
-        if run := entry.evidence.get("run_id"):
-            identity.setdefault(version, (run, entry.evidence.get("digest", "")))
         if entry.op in CHAMPIONS:
             stack, epoch = _stacked(stack, entry.op, version), entry.seq
         if entry.op in ("promote", "adopt"):
@@ -186,8 +282,16 @@ def _added(state: State, more: Iterable[Entry], entries: tuple[Entry, ...]) -> S
             challenger, proposed = version, _newest(proposed, entry.order)
         elif entry.op in _ANSWERS and version == challenger:
             challenger = None
-    moved = tuple(stack), frozenset(ever), mark, proposed, epoch, challenger, identity
-    return State(entries, *moved)
+    return State(
+        entries=entries,
+        stack=tuple(stack),
+        ever=frozenset(ever),
+        mark=mark,
+        proposed=proposed,
+        epoch=epoch,
+        challenger=challenger,
+        summed=summed,
+    )
 
 
 def _stacked(stack: dict[int, None], op: str, version: int) -> dict[int, None]:

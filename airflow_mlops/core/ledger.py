@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, LiteralString, NoReturn
+from typing import Any, LiteralString, NoReturn, TypeVar
 
 import psycopg
 
-from airflow_mlops.core.entries import MOVES, ZERO, Entry, State, text_hash
+from airflow_mlops.core.chain import Row, Signer, Trust, entries_of, state_of, trust_of
+from airflow_mlops.core.entries import MOVES, ZERO, Entry, State
 from airflow_mlops.core.errors import (
     ConfigurationError,
     KeyReusedError,
-    LedgerLostError,
     UnavailableError,
 )
 from airflow_mlops.core.refs import canonical_digest
@@ -29,28 +29,64 @@ DECISIONS = ("retrain", "keep", "wait", "ask")
 """Operations by which a tick of the monitor is answered."""
 
 TAIL = 100
-"""Newest entries whose chain every decision checks; a tick of the monitor checks all of them."""
+"""Entries after which one says again what all before it add up to."""
 
-# Of what moved somebody before the champion of now, only the generated columns are read. The list
-# of operations is written out, for the index knows it.
+ENTRY_BYTES = 65_536
+"""What one entry may hold."""
+
+# The newest entry with a sum, unless it counted what was set aside after it; all entries since; and
+# of earlier ones, what moved somebody since the champion of now. Without any sum, of what moved
+# somebody before that champion only the generated columns are read. The lists of operations are
+# written out, for the indexes know them.
 _STANDING: LiteralString = """
 with mine as not materialized (select * from mlops.decisions where model = %(model)s),
 moves as not materialized (select * from mine where op in (
   'propose', 'refuse', 'reject', 'promote', 'rollback', 'adopt', 'stage', 'vote')),
+said as (select seq, (body::jsonb #>> '{evidence,entry}')::bigint as about
+  from mine where op in ('set_aside', 'vouch')),
 since as (select
+  (select max(seq) from mine where summed and not exists (
+    select from said where about <= mine.seq and mine.seq <= said.seq)) as base,
   (select coalesce(max(seq), 0) - %(tail)s from mine) as newest,
-  (select max(seq) from moves where op in ('promote', 'rollback', 'adopt')) as epoch)
-select seq, body, hash, prev_hash, op, version, claim, run_id, digest from mine
-  where seq > (select newest from since)
+  (select max(seq) from moves where op in ('promote', 'rollback', 'adopt')) as epoch),
+cut as (select coalesce(base - 1, newest) as seq, base, coalesce(epoch, 0) as epoch from since)
+select seq, body, hash, prev_hash, signature, op, version, claim, (select base from cut)
+  from mine where seq > (select seq from cut)
 union all
-select seq, case when seq >= coalesce((select epoch from since), 0) then body end,
-  hash, prev_hash, op, version, claim, run_id, digest from moves
-  where seq <= (select newest from since) and key <> %(key)s
+(select seq, case when seq >= (select epoch from cut) then body end,
+  hash, prev_hash, signature, op, version, claim, (select base from cut)
+  from moves where seq <= (select seq from cut) and key <> %(key)s
+  and ((select base from cut) is null or seq >= (select epoch from cut))
+  order by seq desc limit case when (select base from cut) is null then null else 1000 end)
 union all
-select seq, body, hash, prev_hash, op, version, claim, run_id, digest from mine
-  where key = %(key)s and seq <= (select newest from since)
+select seq, body, hash, prev_hash, signature, op, version, claim, (select base from cut)
+  from mine where key = %(key)s and seq <= (select seq from cut)
 order by seq
 """
+
+_SAID: LiteralString = """
+select seq, body, hash, prev_hash, signature from mlops.decisions
+where model = %s and op in ('set_aside', 'vouch') order by seq
+"""
+
+# What a tick of the monitor weighs: the newest attempts, requests that nobody has answered, and
+# what the clock of the data said when the champion of now became it.
+_WEIGHED: LiteralString = """
+with mine as not materialized (select * from mlops.decisions where model = %(model)s)
+(select seq, body, hash, prev_hash, signature from mine where op = 'retrain'
+  order by seq desc limit 500)
+union all
+(select seq, body, hash, prev_hash, signature from mine where op = 'request' and not exists (
+  select from mine done where done.answers = mine.seq) order by seq limit 100)
+union all
+(select seq, body, hash, prev_hash, signature from mine
+  where op in ('retrain', 'keep', 'wait', 'ask') and seq < %(epoch)s order by seq desc limit 1)
+union all
+(select seq, body, hash, prev_hash, signature from mine where op = any(%(ops)s)
+  order by seq desc limit %(last)s)
+"""
+
+_T = TypeVar("_T")
 
 _RACES = 50
 _TRIES = 4
@@ -62,54 +98,164 @@ class Ledger:
     The decisions on all models of one database.
 
     :param dsn: libpq connection string of a login that has role ``mlops_writer``; never logged.
+    :param signer: signs what is written; with a key, nothing is believed that is not signed.
     """
 
     dsn: str = field(repr=False)
+    signer: Signer = field(default=Signer(), repr=False)
 
     def state(self, model: str) -> State:
         """
         Read all entries of a model, check their chain, and add them up.
 
         :raises LedgerLostError: if an entry was changed, or one is missing.
+        :raises ForeignEntryError: if one was not written by this package.
         :raises UnavailableError: if the database does not answer.
         """
-        rows = self._query(
-            "select seq, body, hash, prev_hash from mlops.decisions where model = %s order by seq",
+        rows, trust = self._read(
+            model,
+            "select seq, body, hash, prev_hash, signature from mlops.decisions "
+            "where model = %s order by seq",
             (model,),
         )
-        return State.of_entries(_checked(model, rows))
+        newest = rows[-1][0] if rows else 0
+        return State.of_entries(self._entries(model, rows, trust, written_since=newest - TAIL))
 
     def standing(self, model: str, key: str = "") -> State:
         """
         Return who is champion and who is on the way, whatever the length of the ledger.
 
-        The chain of the newest entries is checked here; :meth:`state` checks all of it.
+        The chain is checked since the newest entry that says what those before it add up to;
+        :meth:`state` checks all of it.
 
         :param key: idempotency key whose entry is wanted, too.
         :raises LedgerLostError: if an entry was changed, or one is missing.
+        :raises ForeignEntryError: if one was not written by this package.
         :raises UnavailableError: if the database does not answer.
         """
-        rows = self._query(_STANDING, {"model": model, "key": key, "tail": TAIL})
-        gaps = max(0, rows[-1][0] - TAIL) if rows else 0
-        return State.of_entries(_checked(model, rows, gaps))
+        asked = {"model": model, "key": key, "tail": TAIL}
+        rows, trust = self._read(model, _STANDING, asked)
+        if not rows:
+            return State()
+        base, newest = rows[0][-1], rows[-1][0]
+        free = max(0, base - 1 if base else newest - TAIL)
+        known, since = [row[:-1] for row in rows], newest - TAIL
+        entries = tuple(self._entries(model, known, trust, free=free, written_since=since))
+        return state_of(entries, base or 0)
+
+    def weighed(self, model: str, *, ops: Sequence[str] = (), last: int = 0) -> State:
+        """
+        Return :meth:`standing`, and with it the attempts and open requests that a tick weighs.
+
+        :param ops: operations whose newest entries are wanted, too.
+        :param last: how many of them.
+        """
+        state = self.standing(model)
+        asked = {"model": model, "ops": list(ops), "last": last, "epoch": state.epoch}
+        rows, trust = self._read(model, _WEIGHED, asked)
+        rows = [*{row[0]: row for row in sorted(rows, key=lambda row: row[0])}.values()]
+        more = self._entries(model, rows, trust, free=rows[-1][0] if rows else 0)
+        found = {entry.seq: entry for entry in (*more, *state.entries)}
+        return replace(state, entries=tuple(found[seq] for seq in sorted(found)))
 
     def numbered(self, model: str, seq: int) -> Entry:
         """
         Return one entry.
 
-        :raises ConfigurationError: if there is no such entry.
+        :raises ConfigurationError: if there is no such entry, or it was set aside.
         :raises LedgerLostError: if it was changed.
+        :raises ForeignEntryError: if it was not written by this package.
         """
-        rows = self._query(
-            "select seq, body, hash, prev_hash from mlops.decisions where model = %s and seq = %s",
+        rows, trust = self._read(
+            model,
+            "select seq, body, hash, prev_hash, signature from mlops.decisions "
+            "where model = %s and seq = %s",
             (model, seq),
         )
-        found = next(_checked(model, rows, gaps=seq), None)
+        if seq in trust.aside:
+            msg = f"entry {seq} of {model} was set aside by entry {trust.aside[seq]}"
+            raise ConfigurationError(msg)
+        found = next(self._entries(model, rows, trust, free=seq), None)
         return found or _missing(self.standing(model), model, seq)
+
+    def hash_of(self, model: str, seq: int) -> str | None:
+        """Return the hash that an entry is stored under; nothing if there is none."""
+        rows = self._query(
+            "select hash from mlops.decisions where model = %s and seq = %s", (model, seq)
+        )
+        return str(rows[0][0]) if rows else None
+
+    def identity(self, model: str, version: int) -> tuple[str, str] | None:
+        """
+        Return the MLflow run and the file digest of a version, as the first entry about it says.
+
+        :return: nothing, if no entry says it.
+        :raises ForeignEntryError: if the entry was not written by this package.
+        """
+        rows, trust = self._read(
+            model,
+            "select seq, body, hash, prev_hash, signature from mlops.decisions "
+            "where model = %s and version = %s and run_id is not null order by seq limit 20",
+            (model, version),
+        )
+        for entry in self._entries(model, rows, trust, free=rows[-1][0] if rows else 0):
+            return str(entry.evidence["run_id"]), str(entry.evidence["digest"])
+        return None
+
+    def rows(self, model: str) -> Iterator[Row]:
+        """Yield all rows of a model, oldest first, in little memory; nothing is checked."""
+        with (
+            self._talking() as connection,
+            connection.transaction(),
+            connection.cursor("rows") as cursor,
+        ):
+            cursor.execute(
+                "select seq, body, hash, prev_hash, signature from mlops.decisions "
+                "where model = %s order by seq",
+                (model,),
+            )
+            yield from map(Row.of, cursor)
+
+    def trust(self, model: str) -> Trust:
+        """Return what people said about the entries of a model."""
+        return self._read(model, "select 1 where false", ())[1]
+
+    def _entries(
+        self,
+        model: str,
+        rows: Sequence[Sequence[Any]],
+        trust: Trust,
+        *,
+        free: int = 0,
+        written_since: int = 0,
+    ) -> Iterator[Entry]:
+        """Check rows, and yield their entries."""
+        how = {"free": free, "written_since": written_since}
+        return entries_of(model, map(Row.of, rows), signer=self.signer, trust=trust, **how)
+
+    def _read(
+        self, model: str, statement: LiteralString, values: Sequence[object] | Mapping[str, object]
+    ) -> tuple[list[tuple[Any, ...]], Trust]:
+        """Read rows, and what people said about entries at that same moment."""
+
+        def ask(connection: "psycopg.Connection[tuple[Any, ...]]") -> Any:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            with connection.transaction():
+                found = connection.execute(statement, values).fetchall()
+                return found, connection.execute(_SAID, (model,)).fetchall()
+
+        rows, said = self._again(ask)
+        return rows, trust_of(model, map(Row.of, said), self.signer)
 
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
-        rows = self._query("select distinct model from mlops.decisions order by 1", ())
+        rows = self._query(
+            "with recursive names as (select min(model) as model from mlops.decisions union all "
+            "select (select min(d.model) from mlops.decisions d where d.model > names.model) "
+            "from names where names.model is not null) "
+            "select model from names where model is not null order by 1",
+            (),
+        )
         return tuple(row[0] for row in rows)
 
     def record(
@@ -133,27 +279,24 @@ class Ledger:
                     msg = f"key {key!r} of {model} was used for another request (entry {mine.seq})"
                     raise KeyReusedError(msg)
                 return mine, state
-            seq, head = state.head
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            draft = build(state)
-            entry = replace(
-                draft, model=model, key=key, ask=digest, at=now, seq=seq + 1, prev_hash=head
-            )
-            if self._append(entry):
+            draft = replace(build(state), model=model, key=key, ask=digest)
+            entry = _next(draft, state)
+            if self.append(entry):
                 return entry, state.after(entry)
         msg = f"lost {_RACES} races in a row for the next entry of {model}; try again"
         raise UnavailableError(msg)
 
-    def _append(self, entry: Entry) -> bool:
+    def append(self, entry: Entry) -> bool:
         """Insert the entry; ``False``: somebody else decided first."""
-        body = entry.body()
-        if len(body.encode()) > 65536:
-            msg = f"a ledger entry holds 64 kB; {entry.op} of {entry.model} has {len(body)} letters"
+        row = Row.made(entry, self.signer)
+        size = len((row.body or "").encode())
+        if size > ENTRY_BYTES:
+            msg = f"a ledger entry holds 64 kB; {entry.op} of {entry.model} has {size} bytes"
             raise ConfigurationError(msg)
         rows = self._query(
-            "insert into mlops.decisions (model, seq, prev_hash, hash, body) "
-            "values (%s, %s, %s, %s, %s) on conflict do nothing returning seq",
-            (entry.model, entry.seq, entry.prev_hash, entry.hash, body),
+            "insert into mlops.decisions (model, seq, prev_hash, hash, body, signature) "
+            "values (%s, %s, %s, %s, %s, %s) on conflict do nothing returning seq",
+            (entry.model, row.seq, row.prev_hash, row.hash, row.body, row.signature),
         )
         return bool(rows)
 
@@ -161,33 +304,44 @@ class Ledger:
         self, statement: LiteralString, values: Sequence[object] | Mapping[str, object]
     ) -> list[tuple[Any, ...]]:
         """Run one statement as one transaction; a lost reply is harmless, the key finds it."""
+
+        def ask(connection: "psycopg.Connection[tuple[Any, ...]]") -> list[tuple[Any, ...]]:
+            return list(connection.execute(statement, values).fetchall())
+
+        return self._again(ask)
+
+    def _again(self, ask: Callable[["psycopg.Connection[tuple[Any, ...]]"], _T]) -> _T:
+        """Ask the database, and some times more if it does not answer."""
         for left in reversed(range(_TRIES)):
             try:
-                with self._connect() as connection:
-                    cursor = connection.execute(statement, values)
-                    return list(cursor.fetchall())
-            except psycopg.errors.UndefinedTable as error:
-                msg = "schema mlops is not in this database; make it: airflow mlops migrate"
-                raise ConfigurationError(msg) from error
-            except psycopg.errors.InsufficientPrivilege as error:
-                msg = f"the ledger's login lacks a right, grant it role mlops_writer: {error}"
-                raise ConfigurationError(msg) from error
-            except (psycopg.DataError, psycopg.errors.CheckViolation) as error:
-                msg = f"the ledger refuses what has no place in it: {error}"
-                raise ConfigurationError(msg) from error
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                answer = no_answer("the ledger's database", error)
-                if left == 0 or isinstance(answer, ConfigurationError):
-                    raise answer from error
+                with self._talking() as connection:
+                    return ask(connection)
+            except UnavailableError:
+                if left == 0:
+                    raise
                 time.sleep(0.25 * (_TRIES - left))
         raise UnavailableError  # not reached: the last try returns or raises
 
     @contextlib.contextmanager
-    def _connect(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-        with psycopg.connect(
-            self.dsn, autocommit=True, connect_timeout=5, prepare_threshold=None
-        ) as connection:
-            yield connection
+    def _talking(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        """Connect, and give what the database answers its family."""
+        try:
+            with psycopg.connect(
+                self.dsn, autocommit=True, connect_timeout=5, prepare_threshold=None
+            ) as connection:
+                yield connection
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            what = "in this database" if "relation" in str(error) else "new enough"
+            msg = f"schema mlops is not {what}; make it: airflow mlops migrate"
+            raise ConfigurationError(msg) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            msg = f"the ledger's login lacks a right, grant it role mlops_writer: {error}"
+            raise ConfigurationError(msg) from error
+        except (psycopg.DataError, psycopg.errors.CheckViolation) as error:
+            msg = f"the ledger refuses what has no place in it: {error}"
+            raise ConfigurationError(msg) from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise no_answer("the ledger's database", error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +368,20 @@ class MemoryLedger(Ledger):
         """Return the names of all models with an entry, in order."""
         return tuple(sorted(self.states))
 
-    def _append(self, entry: Entry) -> bool:
+    def hash_of(self, model: str, seq: int) -> str | None:
+        """Return the hash of an entry; nothing if there is none."""
+        found = self.state(model).numbered(seq)
+        return found.hash if found else None
+
+    def weighed(self, model: str, *, ops: Sequence[str] = (), last: int = 0) -> State:
+        """Return the same: nothing has to be read."""
+        return self.state(model)
+
+    def identity(self, model: str, version: int) -> None:
+        """Return nothing: what is simulated has no files."""
+
+    def append(self, entry: Entry) -> bool:
+        """Keep the entry."""
         self.states[entry.model] = self.state(entry.model).after(entry)
         return True
 
@@ -232,58 +399,12 @@ def no_answer(what: str, error: psycopg.Error) -> ConfigurationError | Unavailab
     return UnavailableError(f"{what} does not answer: {text}")
 
 
-def _checked(model: str, rows: Sequence[tuple[Any, ...]], gaps: int = 0) -> Iterator[Entry]:
-    """
-    Yield the entries of rows, after looking whether each is what was written, and follows.
-
-    :param rows: ``seq, body, hash, prev_hash``; without a body also what is generated from it.
-    :param gaps: number up to which entries may be left out.
-    """
-    before, newest = (0, ZERO), (rows[-1][0] if rows else 0) - TAIL
-    for seq, body, digest, prev_hash, *generated in rows:
-        alone = seq <= gaps + 1 if gaps else False
-        follows = alone or (seq, prev_hash) == (before[0] + 1, before[1])
-        stored = (model, seq, digest)
-        if body is None:
-            entry: Entry | None = _brief(model, seq, *generated)
-        else:
-            entry = _read(body, prev_hash, stored, anew=seq > newest)
-        if entry is None or not follows:
-            msg = (
-                f"the ledger of {model} breaks at entry {seq if alone else before[0] + 1}: it was "
-                "changed or lost. Nothing is decided until somebody has looked: airflow mlops "
-                "doctor"
-            )
-            raise LedgerLostError(msg)
-        before = (seq, digest)
-        yield entry
-
-
-def _brief(
-    model: str,
-    seq: int,
-    op: str,
-    version: int | None,
-    order: int | None,
-    run_id: str | None,
-    digest: str | None,
-) -> Entry:
-    """Return what is left of an entry that happened before the champion of now."""
-    evidence = {"run_id": run_id, "digest": digest or ""}
-    return Entry(model, op, "", "", "", version, order=order, evidence=evidence, seq=seq)
-
-
-def _read(body: str, prev_hash: str, stored: tuple[str, int, str], *, anew: bool) -> Entry | None:
-    """
-    Rebuild an entry; nothing if somebody else wrote or changed it.
-
-    :param stored: model, number and hash beside it.
-    :param anew: see, too, that it is written as only this package writes it. Of an older entry
-        that would find nothing more: whoever rewrites it has to rewrite its successors as well.
-    """
-    try:
-        entry = Entry.from_body(body, prev_hash)
-    except TypeError:  # it has other fields
-        return None
-    known = (entry.model, entry.seq, text_hash(prev_hash, body)) == stored
-    return entry if known and not (anew and entry.body() != body) else None
+def _next(draft: Entry, state: State) -> Entry:
+    """Complete an entry; now and then it says what those before it add up to, if there is room."""
+    seq, head = state.head
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    entry = replace(draft, at=now, seq=seq + 1, prev_hash=head)
+    if seq - state.summed < TAIL or draft.op in ("set_aside", "vouch"):
+        return entry
+    summed = replace(entry, sum=state.summary())
+    return summed if len(summed.body().encode()) <= ENTRY_BYTES else entry

@@ -15,6 +15,9 @@ class LedgerHook(BaseHook):
     """
     Open the database that holds schema ``mlops``.
 
+    Its *extra* may hold ``signing_key``: a secret that every entry is signed with, or several with
+    commas between them, the newest first. With it, an entry without a signature is not believed.
+
     :param ledger_conn_id: Airflow connection of type ``postgres``; its login has role
         ``mlops_writer``.
     """
@@ -30,9 +33,12 @@ class LedgerHook(BaseHook):
 
     def get_conn(self) -> "Ledger":
         """Return the ledger; nothing is opened yet."""
+        from airflow_mlops.core.chain import Signer
         from airflow_mlops.core.ledger import Ledger
 
-        return Ledger(self.dsn())
+        keys = str(self.get_connection(self.ledger_conn_id).extra_dejson.get("signing_key") or "")
+        known = tuple(filter(None, (key.strip() for key in keys.split(","))))
+        return Ledger(self.dsn(), Signer(known))
 
     def observations(self) -> "Observations":
         """Return the findings and predictions of the same database."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from mlflow import MlflowClient
 
+    from airflow_mlops.core.ledger import Ledger
     from airflow_mlops.core.training.models import ModelStore
 
 
@@ -68,11 +69,15 @@ class MlflowHook(BaseHook):
         remember(uri, authorization)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    def models(self) -> "ModelStore":
-        """Return the model versions of this server."""
+    def models(self, ledger: "Ledger") -> "ModelStore":
+        """
+        Return the model versions of this server.
+
+        :param ledger: says which files each of them has.
+        """
         from airflow_mlops.core.training.models import ModelStore
 
-        return ModelStore(self.get_conn())
+        return ModelStore(self.get_conn(), ledger)
 
     def model_url(self, ref: ModelRef) -> str:
         """Return the page of a model version."""

@@ -71,7 +71,7 @@ class MlopsOperator(BaseOperator):
 
     def models(self) -> "ModelStore":
         """Open the model versions in MLflow."""
-        return MlflowHook(self.mlflow_conn_id).models()
+        return MlflowHook(self.mlflow_conn_id).models(self.ledger())
 
     def datasets(self) -> "DatasetStore":
         """Open the dataset store."""

@@ -38,7 +38,7 @@ def attach_report(
     text = json.dumps(finding, sort_keys=True, default=str)
     mark = f"<!-- finding {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
     try:
-        models = hook.models()
+        models = operator.models()
         run_id = models.get(ref).run_id
         if not _has(models, run_id, name, mark):
             models.log_document(run_id, name, draw() + mark)

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow_mlops.core.errors import (
     ContractBrokenError,
     ModelChangedError,
+    ModelLostError,
     ModelNotFoundError,
     RejectedError,
     UserCodeError,
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from airflow_mlops.core.entries import Entry, State
     from airflow_mlops.core.training.agreement import ServingCheck
     from airflow_mlops.core.training.models import ModelStore
+
+_CANNOT_ANSWER = (
+    UserCodeError,
+    ModelChangedError,
+    ModelLostError,
+    ModelNotFoundError,
+    ContractBrokenError,
+)
+"""What a champion that has to be replaced may end in."""
 
 
 class SubmitCandidateOperator(MlopsOperator):
@@ -137,12 +147,12 @@ class SmokeTestModelOperator(MlopsOperator):
             raise ConfigurationError(msg)
         table = store.open(newest)
         rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
-        with hook.models().opened(ref) as model:
+        with self.models().opened(ref) as model:
             rows = rows.filter(usable_rows(model, rows, table.key))
             found = predictions(model, rows.to_pandas(), ref)
             self._refuse_changed(ref, check_answers(store, model))
             before = None if state.champion is None else ModelRef(self.model, state.champion)
-            contract = list(contract_against(hook.models(), before, model.about))
+            contract = list(contract_against(self.models(), before, model.about))
             train = CodeArchive.open(model.folder / "train", f"train:{model.about['fit']}")
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
@@ -216,11 +226,11 @@ class ReportFlipsOperator(MlopsOperator):
         ref = ModelRef.parse(self.smoke["model"])
         champion = ModelRef(self.model, int(self.smoke["champion"]))
         hook = MlflowHook(self.mlflow_conn_id)
-        models, store = hook.models(), self.datasets()
+        models, store = self.models(), self.datasets()
         rows = self._judged_on(models, ref).read(store)
         try:
             answered = Answered.ask(models, ref, champion, rows)
-        except (UserCodeError, ModelChangedError, ModelNotFoundError, ContractBrokenError) as error:
+        except _CANNOT_ANSWER as error:
             line = f"which decisions change cannot be said: {error}"
             self.log.warning("%s", line)  # a champion that cannot answer has to be replaced
             return {"line": line, "text": f"**Decisions that change:** {plain(line)}"}

@@ -92,4 +92,4 @@ class CheckDependenciesOperator(MlopsOperator):
             known = ", ".join(map(repr, FAILS))
             msg = f"fail_on={self.fail_on!r}; known: {known}"
             raise ConfigurationError(msg)
-        return self.champion_of(self.ledger().state(self.model), "to ask")
+        return self.champion_of(self.ledger().standing(self.model), "to ask")

@@ -182,7 +182,7 @@ class ScoreBatchOperator(MlopsOperator):
         rows = table.between(datetime.fromisoformat(self.snapshot["since"])).to_arrow()
         columns = table.time, table.key
         batch = Batch(rows, str(version), *columns, run_of(context), self.entity)
-        found = score_split(hook.models(), self.observations(), Split.of(state), batch)
+        found = score_split(self.models(), self.observations(), Split.of(state), batch)
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         for done in filter(None, (found.champion, found.candidate)):
             self.log.info("%s: %d new of %d rows", done.model, done.written, done.rows)

@@ -51,7 +51,7 @@ class EvaluateModelOperator(MlopsOperator):
         from airflow_mlops.policy import Gate
 
         champion, hook = self.selection["champion"], MlflowHook(self.mlflow_conn_id)
-        store, run_id, datasets = hook.models(), self.trained["run_id"], self.datasets()
+        store, run_id, datasets = self.models(), self.trained["run_id"], self.datasets()
         found = evaluate(
             store,
             ModelRef.parse(self.trained["model"]),

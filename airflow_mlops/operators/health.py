@@ -109,7 +109,7 @@ class CheckHealthOperator(MlopsOperator):
         from airflow_mlops.core.ledger import DECISIONS
         from airflow_mlops.core.monitoring.health import judge_silence
 
-        entries = self.ledger().state(self.model).entries
+        entries = self.ledger().weighed(self.model, ops=DECISIONS, last=200).entries
         decided = [datetime.fromisoformat(e.at) for e in entries if e.op in DECISIONS]
         looked = [datetime.fromisoformat(o.recorded_at) for o in looks]
         now = context["ti"].start_date

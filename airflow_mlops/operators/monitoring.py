@@ -16,8 +16,10 @@ from airflow_mlops.policy.retraining import Weights
 if TYPE_CHECKING:
     from airflow_mlops.core.data.commits import WindowStats
     from airflow_mlops.core.data.tables import Slice, Table
-    from airflow_mlops.core.ledger import State
     from airflow_mlops.core.monitoring.served import ServedWindow
+
+DRAWN = 1_000
+"""Entries of the ledger that the picture of the performance shows, the newest ones."""
 
 
 class DetectDriftOperator(MlopsOperator):
@@ -81,7 +83,7 @@ class DetectDriftOperator(MlopsOperator):
         """Compare each window that the snapshot wrote, and note the findings."""
         from airflow_mlops.core.monitoring.drift.reference import training_rows
 
-        ref = self.champion_of(self.ledger().state(self.model), "to compare with")
+        ref = self.champion_of(self.ledger().standing(self.model), "to compare with")
         store = self.datasets()
         reference = training_rows(store, self.models().get(ref))
         current = store.open(DatasetRef.parse(self.snapshot["ref"]))
@@ -256,7 +258,7 @@ class MeasurePerformanceOperator(MlopsOperator):
         from airflow_mlops.core.monitoring.performance import PerformanceMonitor
         from airflow_mlops.core.training.own_metrics import load_loss
 
-        state = self.ledger().state(self.model)
+        state = self.ledger().standing(self.model)
         champion, store = self.champion_of(state, "to measure"), self.datasets()
         monitor = PerformanceMonitor(
             store,
@@ -282,7 +284,7 @@ class MeasurePerformanceOperator(MlopsOperator):
             self.log.info("%s", waiting)
         was = before.get(f"{champion}:{newest.index}", "ok") if newest else "ok"
         if newest is not None and "warn" in (body["status"], was):
-            self._attach(newest, body, state)
+            self._attach(newest, body)
         return {
             "model": str(champion),
             "windows": len(found.windows),
@@ -292,17 +294,20 @@ class MeasurePerformanceOperator(MlopsOperator):
             "line": body["line"],
         }
 
-    def _attach(self, newest: "ServedWindow", body: Mapping[str, Any], state: "State") -> None:
+    def _attach(self, newest: "ServedWindow", body: Mapping[str, Any]) -> None:
         """Draw how the champion did, if its newest window is not ok."""
-        from airflow_mlops.core.reports.performance import performance_report
+        from airflow_mlops.core.ledger import DECISIONS
+        from airflow_mlops.core.reports.performance import MARKED, performance_report
 
         ref, observations = ModelRef.parse(newest.model), self.observations()
+        ledger = self.ledger()
 
         def draw() -> str:
             bodies, guesses = (
                 [o.body for o in observations.read(self.model, monitor)]
                 for monitor in ("performance", "estimate")
             )
+            state = ledger.weighed(self.model, ops=(*MARKED, *DECISIONS), last=DRAWN)
             return performance_report(self.model, bodies, guesses, state.entries)
 
         name = f"monitoring/performance-{newest.index}.html"

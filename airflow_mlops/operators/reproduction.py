@@ -50,7 +50,7 @@ class ReproduceModelOperator(MlopsOperator):
         from airflow_mlops.core.training.reproduce import REPORT, record_reproduction, reproduce
 
         ref, hook = self._asked(), MlflowHook(self.mlflow_conn_id)
-        store = hook.models()
+        store = self.models()
         found = reproduce(store, self.datasets(), ref, tolerance=self.tolerance)
         record_reproduction(store, found, by=task_of(context))
         self.urls = {
@@ -72,7 +72,7 @@ class ReproduceModelOperator(MlopsOperator):
             msg = f"fail_on={self.fail_on!r}; known: 'differs', 'never'"
             raise ConfigurationError(msg)
         if self.ref in (None, "", "None"):
-            return self.champion_of(self.ledger().state(self.model), "to make again")
+            return self.champion_of(self.ledger().standing(self.model), "to make again")
         ref = ModelRef.parse(str(self.ref))
         if ref.name != self.model:
             msg = f"{ref} is no version of {self.model}; give ref='{self.model}@<version>'"

@@ -22,6 +22,9 @@ from airflow_mlops.policy import duration
 if TYPE_CHECKING:
     from airflow_mlops.core.ledger import Entry, State
 
+COUNTED = 2_000
+"""Decisions not to retrain that a digest can count."""
+
 
 class DecideRetrainOperator(MlopsOperator):
     """
@@ -70,6 +73,7 @@ class DecideRetrainOperator(MlopsOperator):
         from airflow_mlops.core.retraining.decide import decide
         from airflow_mlops.core.retraining.gathering import Gathering
         from airflow_mlops.core.retraining.record import record
+        from airflow_mlops.core.retraining.telling import QUIET
         from airflow_mlops.policy import Retrain
 
         for repair in self.registry().reconcile(self.model):
@@ -80,7 +84,7 @@ class DecideRetrainOperator(MlopsOperator):
         )
         gathering = Gathering(self.model, self.metric, self.models(), self.observations())
         evidence = gathering.evidence(
-            ledger.state(self.model), data, labels, policy, broken=self._broken(context)
+            ledger.weighed(self.model), data, labels, policy, broken=self._broken(context)
         )
         decision = decide(evidence, policy)
         entry = record(ledger, evidence, decision, policy, by=task_of(context))
@@ -88,7 +92,7 @@ class DecideRetrainOperator(MlopsOperator):
         self.urls = {DecisionLink.name: _xcom_page(context)}
         self.log.info("%s: %s", entry.op, entry.reason)
         if self.notifiers:
-            self._tell(context, ledger.state(self.model), entry)
+            self._tell(context, ledger.weighed(self.model, ops=QUIET, last=COUNTED), entry)
         return {
             "decision": entry.seq,
             "fresh": entry.by == task_of(context),

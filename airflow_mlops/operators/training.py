@@ -232,7 +232,7 @@ class TrainModelOperator(MlopsOperator):
         hook = MlflowHook(self.mlflow_conn_id)
         training = self._training(context)
         done = train_model(
-            hook.models(),
+            self.models(),
             training,
             loss=(self.metric, load_loss(self.metric)),
             tags=self._tags(context),

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import psycopg
 import pytest
 
 from airflow_mlops.core import migrations
+from airflow_mlops.core.chain import Row, Signer, entries_of
 from airflow_mlops.core.errors import (
     ConfigurationError,
     KeyReusedError,
     LedgerLostError,
     UnavailableError,
 )
-from airflow_mlops.core.ledger import MOVES, ZERO, Entry, Ledger, MemoryLedger, State, _checked
+from airflow_mlops.core.ledger import MOVES, ZERO, Entry, Ledger, MemoryLedger, State
+
+AT = "2026-01-01T00:00:00.000+00:00"
 
 
 def entry(model, op="keep", version=None, **more):
@@ -47,7 +51,7 @@ def states(*ops):
 
 
 def test_an_entry_round_trips_through_its_body():
-    made = Entry("m", "keep", "k", "t", "größe 🙂", 3, 1, 2, {"a": [1, None, 0.1]}, "x", "y", 4)
+    made = Entry("m", "keep", "k", "t", "größe 🙂", 3, 1, 2, {"a": [1, None, 0.1]}, "x", AT, 4)
     assert Entry.from_body(made.body(), made.prev_hash) == made
     assert json.loads(json.dumps(made.to_dict()))["evidence"] == {"a": [1, None, 0.1]}
 
@@ -158,7 +162,7 @@ def test_what_is_read_back_is_what_was_written(ledger, model):
     assert ledger.state(model).entries[0].evidence == {"é🙂": [1, 0.1, None]}
 
 
-MOVED = ("stack", "ever", "mark", "proposed", "epoch", "challenger", "identity", "champion", "head")
+MOVED = ("stack", "ever", "mark", "proposed", "epoch", "challenger", "champion", "head")
 
 
 @services
@@ -171,7 +175,7 @@ def test_who_stands_where_is_the_same_by_the_newest_entries_alone(ledger, model,
         op, version = rng.choice(ops), rng.randint(1, 6)
         if op == "rollback" and version not in state.ever:
             continue
-        facts = {"run_id": f"r{version}", "digest": "d"} if rng.random() < 0.5 else {}
+        facts = {"run_id": f"r{seq}", "digest": f"d{seq}"} if rng.random() < 0.5 else {}
         about = {"version": version, "order": rng.randint(1, 50), "evidence": facts}
         record(ledger, model, f"k{seq}", op, **(about if op not in ("keep", "retrain") else {}))
         state, brief = ledger.state(model), ledger.standing(model, "k1")
@@ -180,7 +184,11 @@ def test_who_stands_where_is_the_same_by_the_newest_entries_alone(ledger, model,
         since = {e.seq for e in state.entries if e.op in MOVES and e.seq >= state.epoch}
         assert since <= {e.seq for e in brief.entries}
         assert all(state.entries[e.seq - 1] == e for e in brief.entries)
+        named = [e for e in state.entries if e.version == 3 and "run_id" in e.evidence]
+        first = (named[0].evidence["run_id"], named[0].evidence["digest"]) if named else None
+        assert ledger.identity(model, 3) == first
     assert len(ledger.state(model).entries) > 30
+    assert sum(e.sum is not None for e in ledger.state(model).entries) > 5
 
 
 @services
@@ -290,9 +298,17 @@ def test_even_a_superuser_does_not_rewrite_by_accident(services, ledger, model, 
 def tamper(services, *statements):
     """What a superuser can do who switches the triggers and checks off; undone afterwards."""
     with psycopg.connect(services.dsn("mlops")) as connection:
+        shape = "alter table mlops.decisions drop constraint decisions_shape"
+        definition = connection.execute(
+            "select pg_get_constraintdef(oid) from pg_constraint where conname = 'decisions_shape'"
+        ).fetchone()[0]
+        connection.execute(shape)
         connection.execute("alter table mlops.decisions disable trigger all")
         for statement in statements:
             connection.execute(statement)
+        connection.execute(
+            f"alter table mlops.decisions add constraint decisions_shape {definition}"
+        )
         connection.execute("alter table mlops.decisions enable trigger all")
         connection.execute("alter table mlops.decisions enable always trigger no_rewrite")
         connection.execute("alter table mlops.decisions enable always trigger no_truncate")
@@ -313,20 +329,8 @@ REHASH = "encode(sha256(convert_to(prev_hash || E'\\n' || {body}, 'UTF8')), 'hex
             + " where model = '{m}' and seq = 2",
             3,
         ),
-        (
-            "update mlops.decisions set body = replace(body, '\"by\"', '\"BY\"'), hash = "
-            + REHASH.format(body="replace(body, '\"by\"', '\"BY\"')")
-            + " where model = '{m}' and seq = 3",
-            3,
-        ),
-        (
-            "update mlops.decisions set body = ' ' || body, hash = "
-            + REHASH.format(body="' ' || body")
-            + " where model = '{m}' and seq = 3",
-            3,
-        ),
     ],
-    ids=["first lost", "middle lost", "middle rewritten", "unknown field", "not canonical"],
+    ids=["first lost", "middle lost", "middle rewritten"],
 )
 def test_a_changed_or_lost_entry_stops_every_decision(
     services, ledger, model, monkeypatch, statement, number
@@ -342,9 +346,8 @@ def test_a_changed_or_lost_entry_stops_every_decision(
     with pytest.raises(LedgerLostError):
         record(ledger, model, "next")
     monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", 0)  # as if it were long ago
-    if "' ' ||" not in statement:
-        with pytest.raises(LedgerLostError, match=f"breaks at entry {number}"):
-            ledger.state(model)
+    with pytest.raises(LedgerLostError, match=f"breaks at entry {number}"):
+        ledger.state(model)
     with psycopg.connect(services.dsn("mlops")) as connection:  # nothing was appended
         count = "select count(*) from mlops.decisions where model = %s"
         left = 2 if statement.startswith("delete") else 3
@@ -366,29 +369,32 @@ def test_an_old_entry_that_was_written_anew_breaks_the_chain_after_it(
 
 
 CHANGES = {
-    "body": lambda rows, i: rows[i].__setitem__(1, rows[i][1].replace("why", "who")),
-    "spaces": lambda rows, i: rows[i].__setitem__(1, f" {rows[i][1]}"),
-    "hash": lambda rows, i: rows[i].__setitem__(2, "1" * 64),
-    "prev_hash": lambda rows, i: rows[i].__setitem__(3, "1" * 64),
-    "number": lambda rows, i: rows[i].__setitem__(0, 99),
+    "body": lambda rows, i: replaced(rows, i, body=rows[i].body.replace("why", "who")),
+    "spaces": lambda rows, i: replaced(rows, i, body=f" {rows[i].body}"),
+    "hash": lambda rows, i: replaced(rows, i, hash="1" * 64),
+    "prev_hash": lambda rows, i: replaced(rows, i, prev_hash="1" * 64),
+    "number": lambda rows, i: replaced(rows, i, seq=99),
     "lost": lambda rows, i: rows.pop(i),
     "twice": lambda rows, i: rows.insert(i, rows[i]),
-    "of another model": lambda rows, i: rows[i].__setitem__(1, rows[i][1].replace("m1", "m2")),
+    "of another model": lambda rows, i: replaced(rows, i, body=rows[i].body.replace("m1", "m2")),
 }
 
 
+def replaced(rows, i, **parts):
+    rows[i] = replace(rows[i], **parts)
+
+
 @pytest.mark.parametrize("change", list(CHANGES))
-@pytest.mark.parametrize("tail", [0, 3, 100])
-def test_any_change_of_any_entry_is_found(monkeypatch, change, tail):
-    monkeypatch.setattr("airflow_mlops.core.ledger.TAIL", tail)
+@pytest.mark.parametrize("since", [0, 5, 100])
+def test_any_change_of_any_entry_is_found(change, since):
     memory = MemoryLedger()
     made = [record(memory, "m1", f"k{i}") for i in range(8)]
     for number in range(7 if change == "lost" else 8):  # that the last one is lost, the anchor sees
-        rows = [[e.seq, e.body(), e.hash, e.prev_hash] for e in made]
-        assert len(list(_checked("m1", rows))) == 8
+        rows, signer = [Row.made(e, Signer()) for e in made], Signer()
+        assert len(list(entries_of("m1", rows, signer=signer, written_since=since))) == 8
         CHANGES[change](rows, number)
         with pytest.raises(LedgerLostError):
-            list(_checked("m1", rows))
+            list(entries_of("m1", rows, signer=signer, written_since=since))
 
 
 @services

@@ -20,7 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from airflow_mlops.core.errors import ConfigurationError, UserCodeError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    UserCodeError,
+    refuse_exhausted,
+)
 from airflow_mlops.core.refs import canonical_digest, canonical_json, plain_params
 from airflow_mlops.core.scratch import scratch_folder
 
@@ -271,6 +275,7 @@ def _import(name: str, path: Path, source: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's module may raise anything
         del sys.modules[name]
+        refuse_exhausted(source, error)
         msg = f"{source}: importing it failed: {type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name:
             package = error.name.partition(".")[0]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_mlops.core.data.contract import Contract, contract_changes
-from airflow_mlops.core.errors import ModelChangedError, ModelNotFoundError
+from airflow_mlops.core.errors import ModelChangedError, ModelLostError, ModelNotFoundError
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.models import ModelStore
 
@@ -23,6 +23,6 @@ def contract_against(
         return ()
     try:
         before = Contract.from_dict(models.about(champion)["contract"])
-    except (ModelNotFoundError, ModelChangedError) as error:
+    except (ModelNotFoundError, ModelChangedError, ModelLostError) as error:
         return (f"the contract of {champion} cannot be read: {error}",)
     return contract_changes(before, Contract.from_dict(about["contract"]))

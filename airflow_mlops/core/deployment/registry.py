@@ -14,7 +14,6 @@ from airflow_mlops.core.errors import (
     ConcurrentPromotionError,
     ConfigurationError,
     LedgerLostError,
-    ModelChangedError,
     RejectedError,
     StaleCandidateError,
     UnavailableError,
@@ -22,6 +21,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.core.scratch import scratch_folder
+from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.models import ModelStore, ModelVersion
 
 __all__ = ["ANCHOR", "MOVED_ALIAS", "Ask", "ModelRegistry", "rollback_target"]
@@ -77,6 +77,18 @@ class ModelRegistry:
     def names(self) -> tuple[str, ...]:
         """Return the names of all models on record; what can be no model in MLflow is left out."""
         return tuple(name for name in self.ledger.models() if is_name(name))
+
+    def anchored(self) -> tuple[str, ...]:
+        """Return the models whose ledger MLflow remembers, whether it is there or not."""
+        with talking("the registered models"):
+            found = self.models.client.search_registered_models(max_results=1000)
+            models = list(found)
+            while found.token:
+                found = self.models.client.search_registered_models(
+                    max_results=1000, page_token=found.token
+                )
+                models += found
+        return tuple(model.name for model in models if dict(model.tags).get(ANCHOR))
 
     def champion(self, name: str) -> ModelRef | None:
         """Return the champion by the ledger."""
@@ -234,14 +246,6 @@ class ModelRegistry:
             instead = f"; {canonical[0].ref} is" if canonical else ""
             msg = f"{ref} is not the version its recipe stands for{instead}"
             raise ConfigurationError(msg)
-        found = (version.run_id, version.digest)
-        known = self.ledger.standing(ref.name).identity.get(ref.version, found)
-        if known != found:
-            msg = (
-                f"{ref} in MLflow is run {found[0]} with files {found[1][:16]}, the ledger names "
-                f"run {known[0]} with files {known[1][:16]}: it was changed, or made again"
-            )
-            raise ModelChangedError(msg)
         with scratch_folder("verify") as scratch:
             self.models.fetch(version, scratch)
         return version
@@ -257,8 +261,8 @@ class ModelRegistry:
             return
         number, _, digest = anchor.partition(":")
         seq = int(number) if number.isdecimal() else 0
-        found = state.numbered(seq) or self.ledger.state(name).numbered(seq)
-        if found is None or found.hash != digest:
+        known = state.numbered(seq)
+        if (known.hash if known else self.ledger.hash_of(name, seq)) != digest:
             msg = (
                 f"MLflow remembers entry {number} ({digest[:12]}) of {name}; the ledger ends at "
                 f"{state.head[0]} without it. Restore the newest backup before anything is decided"

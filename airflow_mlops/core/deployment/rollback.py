@@ -19,8 +19,10 @@ from airflow_mlops.core.errors import (
     ConfigurationError,
     DatasetNotFoundError,
     MlopsError,
+    ModelLostError,
     RejectedError,
     UnavailableError,
+    refuse_exhausted,
 )
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef, ModelRef
@@ -170,9 +172,10 @@ def _looked_at(
                 _schema(datasets, model),
             ]
             return {name: recipe[name] for name in names}, checks
-    except UnavailableError:
-        raise
-    except Exception as error:  # noqa: BLE001  (what a model raises while it loads is the finding)
+    except Exception as error:
+        if isinstance(error, UnavailableError) and not isinstance(error, ModelLostError):
+            raise
+        refuse_exhausted(str(ref), error)
         text = str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
         return {}, [ServingCheck("files", "failed", text)]
 

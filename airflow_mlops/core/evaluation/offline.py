@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.contract import Break, Contract, row_breaks, schema_breaks
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import (
+    ContractBrokenError,
+    NotEnoughDataError,
+    UserCodeError,
+    refuse_exhausted,
+)
 from airflow_mlops.core.evaluation.comparison import MIN_ROWS
 from airflow_mlops.core.evaluation.evaluation import Evaluation
 from airflow_mlops.core.evaluation.loading import load_apart
@@ -183,6 +188,7 @@ def predictions(model: Any, frame: Any, name: object) -> NDArray[np.float64]:
     try:
         found = np.asarray(model.predict(frame), dtype=np.float64)
     except Exception as error:  # the user's features may raise anything
+        refuse_exhausted(str(name), error)
         msg = f"{name} raised {type(error).__name__} on {len(frame)} rows: {error}"
         raise UserCodeError(msg) from error
     several = found.ndim == 2 and found.shape[1] > 2

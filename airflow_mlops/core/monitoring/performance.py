@@ -19,7 +19,12 @@ from airflow_mlops.core.data.commits import WindowStats
 from airflow_mlops.core.data.datasets import DatasetStore, Table
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.data.tables import COMPLETE
-from airflow_mlops.core.errors import ConfigurationError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    NotEnoughDataError,
+    UserCodeError,
+    refuse_exhausted,
+)
 from airflow_mlops.core.metrics import BLOCKS, estimates
 from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
 from airflow_mlops.core.monitoring.observations import Observations
@@ -326,6 +331,7 @@ def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFram
     try:
         frame = model.build(rows)
     except Exception as error:  # the user's function may raise anything
+        refuse_exhausted(name, error)
         msg = (
             f"{name} raised {type(error).__name__} on {len(rows)} rows: {error}; correct it, and "
             "train and promote a version that has it"

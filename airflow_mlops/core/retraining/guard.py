@@ -74,7 +74,7 @@ class Guard:
         :param ask: who asks; its key is completed by what was seen.
         :param champion: who is champion.
         """
-        state = self.registry.ledger.state(champion.name)
+        state = self.registry.ledger.weighed(champion.name)
         done = _done(state, ask)
         if done is not None:
             self.registry.reconcile(champion.name)

@@ -14,7 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.data.datasets import DatasetStore
-from airflow_mlops.core.errors import DatasetNotFoundError, NotEnoughDataError, UnavailableError
+from airflow_mlops.core.errors import (
+    DatasetNotFoundError,
+    NotEnoughDataError,
+    UnavailableError,
+    refuse_exhausted,
+)
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training.fingerprints import Fingerprint
 from airflow_mlops.core.training.provenance import environment
@@ -98,6 +103,7 @@ def _features(model: Any, asked: _Asked) -> ServingCheck:
     try:
         now = Fingerprint.of(model.build(asked.rows.to_pandas()))
     except Exception as error:  # noqa: BLE001  (whatever another environment does to it)
+        refuse_exhausted(str(model.about["recipe"]["model"]), error)
         text = f"building them raises {type(error).__name__}: {error}"
         return ServingCheck("features", "failed", text)
     then, rows = Fingerprint.from_dict(known), asked.rows.num_rows
@@ -133,6 +139,7 @@ def _answers(model: Any, asked: _Asked) -> ServingCheck:
     try:
         now = np.asarray(model.predict(asked.rows.to_pandas()), float)
     except Exception as error:  # noqa: BLE001  (whatever another environment does to it)
+        refuse_exhausted(str(model.about["recipe"]["model"]), error)
         return ServingCheck("answers", "failed", f"it raises {type(error).__name__}: {error}")
     moved = float(np.max(np.abs(now - then)))
     known = moved if math.isfinite(moved) else None

@@ -180,6 +180,7 @@ def _facts(training: Training, saved: Saved, base: float) -> dict[str, str]:
     return {
         models.RECIPE: recipe.id,
         models.DIGEST: saved.digest,
+        models.FILES: str(saved.files),
         models.FORMAT: saved.estimator.format,
         models.BASE_LOSS: repr(base),
         models.TRAINING_ROWS: str(len(training.rows)),

@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
-from airflow_mlops.core.errors import MlopsError, NotEnoughDataError, UserCodeError
+from airflow_mlops.core.errors import (
+    MlopsError,
+    NotEnoughDataError,
+    UserCodeError,
+    refuse_exhausted,
+)
 from airflow_mlops.core.training.fingerprints import (
     ROUNDING,
     Fingerprint,
@@ -289,6 +294,7 @@ def called(name: str, function: Callable[..., Any], *values: Any, **named: Any) 
     except MlopsError:
         raise
     except Exception as error:
+        refuse_exhausted(name, error)
         frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if "/features/" in f.filename or "/train/" in f.filename]
         where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

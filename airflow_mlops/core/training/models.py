@@ -19,19 +19,26 @@ from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
+    ModelLostError,
     ModelNotFoundError,
+    UnavailableError,
     UserCodeError,
+    refuse_exhausted,
 )
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.core.training import mlops_loader_v1
+from airflow_mlops.core.training import artifacts, mlops_loader_v1
 from airflow_mlops.core.training.answers import talking
-from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.files import drop_bytecode, tree_digest
 from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.saving import CONTENTS, about_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from airflow_mlops.core.ledger import Ledger
+
+_logger = logging.getLogger(__name__)
 
 RECIPE = "mlops.recipe"
 DIGEST = "mlops.digest"
@@ -44,6 +51,9 @@ FORMAT = "mlops.format"
 CODE, ENVIRONMENT = "mlops.code", "mlops.environment"
 AUTHOR, RUN, RUN_URL = "mlops.author", "airflow.run", "airflow.run_url"
 """Who trained it: these tags of a run are those of its version, too."""
+
+FILES = "mlops.files"
+"""How many files a version has: a list that lacks some is no list of them."""
 
 EVALUATION = "evaluation.json"
 FLIPS = "flips.json"
@@ -96,9 +106,12 @@ class ModelStore:
     The model versions of one MLflow server.
 
     :param client: MLflow client, bound to its server.
+    :param ledger: the decisions: which files a version has is what they say; ``None``: nothing was
+        decided, MLflow is believed.
     """
 
     client: "MlflowClient"
+    ledger: "Ledger | None" = None
 
     def experiment(self, name: str) -> str:
         """Return the id of the model's experiment; makes it and the registered model if needed."""
@@ -283,15 +296,17 @@ class ModelStore:
         Read a text artifact of a run.
 
         :raises ModelNotFoundError: if the run has none of that name.
+        :raises UnavailableError: if it has, and it could not be read.
         """
         with scratch_folder("read") as scratch:
             try:
-                with talking(f"{name} of run {run_id}"):
-                    path = self.client.download_artifacts(run_id, name, str(scratch))
-                return Path(path).read_text("utf-8")
-            except OSError as error:
-                msg = f"run {run_id} has no artifact {name}: {error}"
+                path = artifacts.download(self.client, run_id, name, scratch, f"run {run_id}")
+            except UnavailableError as error:
+                if artifacts.has(self.client, run_id, name, f"run {run_id}"):
+                    raise
+                msg = f"run {run_id} has no artifact {name}"
                 raise ModelNotFoundError(msg) from error
+            return path.read_text("utf-8")
 
     def register(self, name: str, run_id: str, tags: Mapping[str, str]) -> None:
         """Create the version, its tags in the same call: the commit point of training."""
@@ -341,22 +356,64 @@ class ModelStore:
         """
         Download the files of a version, and check that they are the evaluated ones.
 
-        :raises ModelChangedError: if a file was changed, lost or added.
+        What was evaluated is what the ledger says; what it does not name yet, MLflow's tag says.
+        Compiled code is no part of a model: nobody knows who wrote it, and it goes.
+
+        :param into: an empty folder.
+        :raises ModelChangedError: if a file was changed, lost or added, or the ledger names others.
+        :raises UnavailableError: if they could not be read whole: that says nothing about them;
+            :class:`ModelLostError` if the store answers, and does not have them.
         """
+        self.check_identity(version)
+        what, known, found = str(version.ref), (self.client, version.run_id, "model"), ""
+        for number in ("first", "second"):  # one that was cut off may come whole the next time
+            place = into / number
+            place.mkdir()
+            folder = self._downloaded(version, place)
+            for name in drop_bytecode(folder):
+                _logger.warning("%s: %s is compiled code, and not used", what, name)
+            before, found = found, tree_digest(folder)
+            if found == version.digest:
+                return folder
+        files = version.tags.get(FILES, "")
+        count = int(files) if files.isdecimal() else None
+        why = artifacts.unread(*known, folder, what, files=count)
+        if count is not None and artifacts.count(*known, what) < count:
+            raise _lost(version)
+        if why or found != before:
+            msg = f"files of {what} were not read whole: {why or 'each time others'}; try again"
+            raise UnavailableError(msg)
+        msg = (
+            f"files of {version.ref} are not those that were evaluated: digest {found[:16]}, "
+            f"recorded {version.digest[:16]}; roll back, or train again"
+        )
+        raise ModelChangedError(msg)
+
+    def _downloaded(self, version: ModelVersion, into: Path) -> Path:
+        run_id, what = version.run_id, str(version.ref)
         try:
-            with talking(str(version.ref)):
-                folder = Path(self.client.download_artifacts(version.run_id, "model", str(into)))
-        except (OSError, ModelNotFoundError) as error:
-            msg = f"files of {version.ref} are gone from run {version.run_id}: {error}"
-            raise ModelChangedError(msg) from error
-        found = tree_digest(folder)
-        if found != version.digest:
+            return artifacts.download(self.client, run_id, "model", into, what)
+        except UnavailableError as error:
+            there = artifacts.has(self.client, run_id, "model", what)
+            if there and artifacts.count(self.client, run_id, "model", what):
+                raise
+            raise _lost(version) from error
+
+    def check_identity(self, version: ModelVersion) -> None:
+        """
+        Hold what MLflow says of a version against the ledger, whose word counts.
+
+        :raises ModelChangedError: if the ledger names another run, or other files.
+        """
+        found = (version.run_id, version.digest)
+        ref, ledger = version.ref, self.ledger
+        known = (ledger.identity(ref.name, ref.version) if ledger else None) or found
+        if known != found:
             msg = (
-                f"files of {version.ref} are not those that were evaluated: digest {found[:16]}, "
-                f"recorded {version.digest[:16]}; roll back, or train again"
+                f"{ref} in MLflow is run {found[0]} with files {found[1][:16]}, the ledger names "
+                f"run {known[0]} with files {known[1][:16]}: it was changed, or made again"
             )
             raise ModelChangedError(msg)
-        return folder
 
     def about(self, ref: ModelRef) -> dict[str, Any]:
         """
@@ -382,9 +439,18 @@ class ModelStore:
             try:
                 model = mlops_loader_v1.Model(folder / "data" / CONTENTS)
             except Exception as error:  # whatever another environment does to it
+                refuse_exhausted(str(ref), error)
                 msg = f"{ref} does not load here: {type(error).__name__}: {error}"
                 raise UserCodeError(msg) from error
             yield model
+
+
+def _lost(version: ModelVersion) -> ModelLostError:
+    msg = (
+        f"files of {version.ref} are gone from run {version.run_id}: bring them back from a backup "
+        "of the artifact store, roll back, or train again"
+    )
+    return ModelLostError(msg)
 
 
 def _version(found: Any) -> ModelVersion:

@@ -14,7 +14,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import mlops_loader_v1
 from airflow_mlops.core.training.estimators import Written, write_estimator
-from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.files import count_files, drop_bytecode, tree_digest
 
 CONTENTS = "mlops"
 """Folder below MLflow's ``data`` that the loader is given."""
@@ -26,10 +26,12 @@ class Saved:
     A model folder that was written.
 
     :param digest: SHA-256 over the paths and bytes of its files.
+    :param files: how many there are.
     :param estimator: how the estimator was written.
     """
 
     digest: str
+    files: int
     estimator: Written
 
 
@@ -82,7 +84,8 @@ def save_model(
                 pip_requirements=list(requirements(written)),
                 signature=_signature(Contract.from_dict(about["contract"]), optional),
             )
-    return Saved(tree_digest(folder), written)
+    drop_bytecode(folder)
+    return Saved(tree_digest(folder), count_files(folder), written)
 
 
 def about_of(folder: Path, ref: ModelRef) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Model versions: what was evaluated is what is loaded."""
 
+import importlib.util
+import marshal
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -9,16 +12,17 @@ import pytest
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
+    ModelLostError,
     ModelNotFoundError,
     UnavailableError,
     UserCodeError,
 )
 from airflow_mlops.core.metrics import loss_function
-from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.refs import FeatureRef, ModelRef
 from airflow_mlops.core.training.answers import ping
-from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.files import drop_bytecode, tree_digest
 from airflow_mlops.core.training.fit import train_model
-from airflow_mlops.core.training.models import DIGEST, RECIPE, ModelStore
+from airflow_mlops.core.training.models import DIGEST, FILES, RECIPE, ModelStore
 
 
 def test_the_digest_of_a_tree_depends_on_names_and_bytes_only(tmp_path):
@@ -27,8 +31,11 @@ def test_the_digest_of_a_tree_depends_on_names_and_bytes_only(tmp_path):
         (tmp_path / folder / "sub" / "x").write_bytes(b"1")
         (tmp_path / folder / "y").write_bytes(b"2")
     one = tree_digest(tmp_path / "a")
+    assert tree_digest(tmp_path / "b") == one
     (tmp_path / "b" / "__pycache__").mkdir()
     (tmp_path / "b" / "__pycache__" / "z.pyc").write_bytes(b"3")
+    assert tree_digest(tmp_path / "b") != one
+    assert drop_bytecode(tmp_path / "b") == ("__pycache__/z.pyc",)
     assert tree_digest(tmp_path / "b") == one
     (tmp_path / "b" / "y").write_bytes(b"3")
     assert tree_digest(tmp_path / "b") != one
@@ -112,10 +119,69 @@ def test_changed_or_lost_files_are_never_loaded(services, model_store, make_vers
         file.unlink()
     else:
         shutil.rmtree(file.parent)
-    with pytest.raises(ModelChangedError, match=f"files of {ref} are"):
+    family = ModelLostError if "lost" in how else ModelChangedError
+    with pytest.raises(family, match=f"files of {ref} are"):
         model_store.fetch(model_store.get(ref), tmp_path)
-    with pytest.raises(ModelChangedError), model_store.opened(ref):
+    with pytest.raises(family), model_store.opened(ref):
         pytest.fail("it was opened")
+
+
+@services
+def test_files_that_are_gone_are_no_change_that_somebody_made(model_store, make_version, tmp_path):
+    ref = make_version()
+    run = model_store.get(ref).run_id
+    tags = {RECIPE: "r", DIGEST: model_store.get(ref).digest, FILES: "3"}
+    model_store.register(ref.name, run, tags)
+    twin = ModelRef(ref.name, ref.version + 1)
+    model_store.client.log_text(run, "other", "model/weights.txt")
+    with pytest.raises(ModelLostError, match=f"files of {twin} are gone from run {run}: bring"):
+        model_store.fetch(model_store.get(twin), tmp_path)
+    assert issubclass(ModelLostError, UnavailableError)
+
+
+@services
+def test_compiled_code_beside_a_model_is_never_run(
+    services, model_store, trained_champions, tmp_path
+):
+    (ref,) = trained_champions(1)
+    run, mark = model_store.get(ref).run_id, tmp_path / "PWNED"
+    with model_store.opened(ref) as model:
+        source = model.folder / "features" / "__init__.py"
+        stat = source.stat()
+        name = importlib.util.cache_from_source("__init__.py")
+        evil = compile(f"open({str(mark)!r}, 'w').close()", "x", "exec")
+        head = struct.pack("<4sIII", importlib.util.MAGIC_NUMBER, 1, 0, 0)  # unchecked, by hash
+        assert stat.st_size > 0
+    made = tmp_path / name
+    made.parent.mkdir()
+    made.write_bytes(head + marshal.dumps(evil))
+    where = "model/data/mlops/features/__pycache__"
+    model_store.client.log_artifact(run, str(made), where)
+    for module in [one for one in sys.modules if one.startswith("_mlops_")]:
+        del sys.modules[module]
+    with model_store.opened(ref) as model:
+        assert callable(model.build)
+    assert not mark.exists()
+
+
+@services
+@pytest.mark.parametrize("opens", ["about", "opened", "features", "fetch"])
+def test_files_and_tag_that_were_swapped_together_are_not_opened(
+    services, model_store, trained_champions, tmp_path, opens
+):
+    (ref,) = trained_champions(1)
+    version = model_store.get(ref)
+    model_store.client.log_text(version.run_id, "evil\n", "model/requirements.txt")
+    place = next(services.home.rglob(f"{version.run_id}/artifacts/model"))
+    model_store.tag(ref, DIGEST, tree_digest(place))
+    ways = {
+        "about": lambda: model_store.about(ref),
+        "opened": lambda: model_store.opened(ref).__enter__(),
+        "features": lambda: model_store.features(FeatureRef.parse(version.tags["mlops.features"])),
+        "fetch": lambda: model_store.fetch(model_store.get(ref), tmp_path),
+    }
+    with pytest.raises(ModelChangedError, match=rf"{ref} in MLflow is run .* the ledger names run"):
+        ways[opens]()
 
 
 @services

@@ -1,0 +1,115 @@
+"""
+Files of an MLflow run: read whole, or not read.
+
+A store that is away, tired or cut off says nothing about a model. Only files that were read whole
+can be compared with what was recorded.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.errors import ModelNotFoundError, UnavailableError
+from airflow_mlops.core.training.answers import talking
+from airflow_mlops.core.training.files import count_files
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Let whatever keeps files from being read be an outage, but for a login that is refused."""
+    try:
+        with talking(what):
+            yield
+    except ModelNotFoundError as error:
+        msg = f"the artifact store does not give out {what}: {error}"
+        raise UnavailableError(msg) from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        msg = f"{what} cannot be read: {type(error).__name__}: {error}"
+        raise UnavailableError(msg) from error
+
+
+def download(client: "MlflowClient", run_id: str, path: str, into: Path, what: str) -> Path:
+    """
+    Download a file or a folder of a run.
+
+    :param path: below the run's artifacts.
+    :param into: an empty folder.
+    :param what: what it is of: the errors name it.
+    :raises UnavailableError: if it could not be read, for whatever reason.
+    :raises ConfigurationError: if the login is refused.
+    """
+    with _reading(f"{path} of {what}"):
+        return Path(client.download_artifacts(run_id, path, str(into)))
+
+
+def unread(
+    client: "MlflowClient", run_id: str, path: str, folder: Path, what: str, *, files: int | None
+) -> str:
+    """
+    Say why a folder that was downloaded is not what the store has; empty if it is.
+
+    :param path: the folder below the run's artifacts.
+    :param folder: where it was downloaded to.
+    :param what: what it is of: the errors name it.
+    :param files: how many there have to be; ``None``: nobody knows.
+    :raises UnavailableError: if the store does not list its files.
+    """
+    with _reading(f"the list of {path} of {what}"):
+        listed, empty = _listed(client, run_id, path)
+    if empty:
+        return f"{empty[0]} is listed as empty"
+    for name, size in listed.items():
+        found = folder / Path(name).relative_to(path)
+        if not found.is_file():
+            return f"{name} was not read"
+        if size is not None and found.stat().st_size != size:
+            return f"{found.stat().st_size} of {size} bytes of {name} were read"
+    if count_files(folder) > len(listed):
+        return f"{count_files(folder)} files were read, {len(listed)} are listed"
+    if files is not None and len(listed) < files:
+        return f"{len(listed)} of {files} files are there"
+    return ""
+
+
+def count(client: "MlflowClient", run_id: str, path: str, what: str) -> int:
+    """Return how many files the store lists below a folder."""
+    with _reading(f"the list of {path} of {what}"):
+        return len(_listed(client, run_id, path)[0])
+
+
+def has(client: "MlflowClient", run_id: str, name: str, of: str) -> bool:
+    """
+    Say whether a run has an artifact.
+
+    :param of: what it is of: the errors name it.
+    :raises UnavailableError: if the store does not list them, or lists nothing at all.
+    """
+    what = f"the list of artifacts of {of}"
+    with _reading(what):
+        top = [one.path for one in client.list_artifacts(run_id)]
+        parent = name.rpartition("/")[0]
+        found = [one.path for one in client.list_artifacts(run_id, parent)] if parent else top
+    if not top:
+        msg = f"{what} is empty"
+        raise UnavailableError(msg)
+    return name in found
+
+
+def _listed(
+    client: "MlflowClient", run_id: str, path: str
+) -> tuple[dict[str, int | None], list[str]]:
+    """Return the files below a folder with their sizes, and the folders that hold nothing."""
+    files: dict[str, int | None] = {}
+    empty, folders = [], [path]
+    while folders:
+        folder = folders.pop()
+        below = client.list_artifacts(run_id, folder)
+        if not below:
+            empty.append(folder)
+        folders += [one.path for one in below if one.is_dir]
+        files |= {one.path: one.file_size for one in below if not one.is_dir}
+    return files, empty
