@@ -341,6 +341,7 @@ def make_version(model_store, model, tmp_path) -> Callable[..., ModelRef]:
         folder = tmp_path / number
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "weights.txt").write_text(content + number)
+        (folder / "recipe.json").write_text("{}")
         recipe = Recipe(
             name, "d@1", "", "l@1", "", "y", "", "", "f@fs-0", "m:f", "", {"n": number}, 0, "", ""
         )

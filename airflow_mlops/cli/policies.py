@@ -67,7 +67,8 @@ def why(args: Namespace) -> tuple[dict[str, Any], str]:
     if args.last < 1:
         msg = f"--last is {args.last}; one entry or more can be shown"
         raise ConfigurationError(msg)
-    entries = state_of(args.model).entries[-args.last :]
+    decided = [e for e in state_of(args.model).entries if e.op != "handover"]
+    entries = decided[-args.last :]
     lines = [line for entry in entries for line in (line_of(entry), *_evidence(entry))]
     return {"model": args.model, "entries": [e.to_dict() for e in entries]}, "\n".join(lines)
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 refused or found broken, 2 asked for something that cannot
 does not answer.
 """
 
+import contextlib
 import functools
 import getpass
 import json
@@ -107,6 +108,12 @@ def open_registry() -> "ModelRegistry":
 
     moved_alias = str(conf.get("mlops", "moved_alias"))
     return ModelRegistry(open_models(), open_ledger(), moved_alias)
+
+
+def remember(name: str) -> None:
+    """Let MLflow remember the newest entry of a model; if it is away, the next tick does."""
+    with contextlib.suppress(UnavailableError):
+        open_registry().reconcile(name)
 
 
 def open_datasets() -> "DatasetStore":

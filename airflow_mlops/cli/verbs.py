@@ -17,6 +17,7 @@ from airflow_mlops.cli.verb import (
     open_models,
     open_registry,
     reason_of,
+    remember,
     state_of,
     verb,
     who,
@@ -71,9 +72,11 @@ def history(args: Namespace) -> tuple[dict[str, Any], str]:
     state = state_of(args.model)
     if args.at:
         return _champion_at(state, args.model, args.at)
-    lines = [line_of(entry) for entry in state.entries]
+    lines = [line_of(entry) for entry in state.entries if entry.op != "handover"]
     number, digest = state.head
-    lines.append(f"{number} entries, the chain of hashes holds up to {digest[:16]}")
+    between = sum(entry.op == "handover" for entry in state.entries)
+    more = f" ({between} from task to task, which --json shows)" if between else ""
+    lines.append(f"{number} entries{more}, the chain of hashes holds up to {digest[:16]}")
     found = {
         "model": args.model,
         "entries": [{**e.to_dict(), "hash": e.hash} for e in state.entries],
@@ -91,6 +94,7 @@ def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     key, by, pins = f"request:{uuid.uuid4()}", who(args), _pins(args)
     draft = Entry(name, "request", "", by, reason, evidence={"params": params, "pins": pins})
     entry, _ = open_ledger().record(name, key, {"op": "request"}, lambda _: draft)
+    remember(name)
     text = f"request {entry.seq} of {name} by {by} is on record: {reason}"
     if args.no_trigger:
         return entry.to_dict(), f"{text}\nthe next run of {name}__monitor answers it"
@@ -165,7 +169,8 @@ def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]
         msg = f"{name} had no champion at {at}"
         raise ConfigurationError(msg)
     decision = entry.evidence.get("decision")
-    entries = [state.entries[int(decision) - 1]] if decision else []
+    led = state.numbered(int(decision)) if decision else None
+    entries = [] if led is None else [led]
     lines = [f"{name}@{entry.version} was champion at {at}:"]
     lines += [line_of(e) for e in (*entries, entry)]
     found = {"model": name, "at": at, "champion": entry.version}

@@ -202,6 +202,23 @@ class Ledger:
             return str(entry.evidence["run_id"]), str(entry.evidence["digest"])
         return None
 
+    def handed_over(self, model: str, step: str, about: str) -> Entry | None:
+        """
+        Return the newest entry by which a step put on record what it found.
+
+        :param about: what it is about, such as ``decision 17``.
+        """
+        rows, trust = self._read(
+            model,
+            "select seq, body, hash, prev_hash, signature from mlops.decisions "
+            "where model = %s and op = 'handover' and body::jsonb #>> '{evidence,step}' = %s "
+            "and body::jsonb #>> '{evidence,about}' = %s order by seq desc limit 20",
+            (model, step, about),
+        )
+        rows.reverse()
+        found = tuple(self._entries(model, rows, trust, free=rows[-1][0] if rows else 0))
+        return found[-1] if found else None
+
     def rows(self, model: str) -> Iterator[Row]:
         """Yield all rows of a model, oldest first, in little memory; nothing is checked."""
         with (
@@ -367,6 +384,12 @@ class MemoryLedger(Ledger):
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
         return tuple(sorted(self.states))
+
+    def handed_over(self, model: str, step: str, about: str) -> Entry | None:
+        """Return the newest entry by which a step put on record what it found."""
+        known = (e for e in reversed(self.state(model).entries) if e.op == "handover")
+        wanted = step, about
+        return next((e for e in known if (e.evidence["step"], e.evidence["about"]) == wanted), None)
 
     def hash_of(self, model: str, seq: int) -> str | None:
         """Return the hash of an entry; nothing if there is none."""

@@ -1,6 +1,6 @@
 """What every operator of this package shares: connections, retry policy, who it is."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
@@ -115,6 +115,43 @@ class MlopsOperator(BaseOperator):
         if names:
             task_runner.SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=list(names)))
 
+    def hand_over(
+        self,
+        context: Context,
+        step: str,
+        about: str,
+        value: Mapping[str, Any],
+        *,
+        version: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put on record what this task returns, before anybody goes on from it."""
+        from airflow_mlops.core import handovers
+
+        by = task_of(context)
+        handovers.put(
+            self.ledger(), self.model, step, about, value, by=by, version=version, facts=facts
+        )
+
+    def handed(self, step: str, about: str, value: Mapping[str, Any]) -> "Entry":
+        """
+        Return the entry that says what arrived; refuse what is not on record in just this way.
+
+        :raises HandoverChangedError: if it is not on record, or was edited on its way.
+        """
+        from airflow_mlops.core import handovers
+
+        return handovers.check(self.ledger(), self.model, step, about, value)
+
+    def selected(self, selection: Mapping[str, Any]) -> None:
+        """
+        Refuse a selection of rows that was edited on its way.
+
+        :raises HandoverChangedError: if no task put it on record in just this way.
+        """
+        step = "history" if "history" in selection else "select"
+        self.handed(step, about_decision(selection), selection)
+
     def entry(self, number: int) -> "Entry":
         """
         Return one entry of the model's ledger.
@@ -122,6 +159,16 @@ class MlopsOperator(BaseOperator):
         :raises ConfigurationError: if there is no such entry.
         """
         return self.ledger().numbered(self.model, number)
+
+
+def about_decision(selection: Mapping[str, Any]) -> str:
+    """Name the decision that a selection of rows belongs to, as its hand-overs do."""
+    return f"decision {selection.get('decision')}"
+
+
+def about_proposal(smoke: Mapping[str, Any]) -> str:
+    """Name the proposal that a rollout is about, as its hand-overs do."""
+    return f"proposal {smoke.get('proposal')}"
 
 
 def run_of(context: Context) -> str:

@@ -1,16 +1,23 @@
 """Operator for approval: people decide, in Airflow's own Human-in-the-loop form."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Context, Param, conf
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
-from airflow_mlops.core.errors import ConfigurationError, RejectedError
-from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.core import handovers
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    HandoverChangedError,
+    RejectedError,
+    UnavailableError,
+)
+from airflow_mlops.operators._base import MlopsOperator, Xcom, about_proposal, task_of
 from airflow_mlops.operators._telling import tell
 from airflow_mlops.policy import duration
 
@@ -22,7 +29,18 @@ SHOWN = "shown"
 """Digest of what the form of this run shows, and to whom."""
 
 GIVEN = "answer"
-"""Where an answer waits until it is dealt with: a retry does not ask people twice."""
+"""Where the number of the entry is that holds an answer, until it is dealt with."""
+
+ANSWER = "answer"
+"""Step under which every answer is put on record, counted or not."""
+
+
+class _Kept(TypedDict):
+    """An answer that waits until it is dealt with."""
+
+    given: Mapping[str, Any]
+    until: str
+    reminded: bool
 
 
 class ApproveModelOperator(MlopsOperator, HITLOperator):
@@ -89,10 +107,13 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
 
     def execute(self, context: Context) -> Any:
         """Show the candidate to those who may say yes, and wait."""
+        self.handed("smoke", about_proposal(self.smoke), self.smoke)
+        if self.flips:
+            self.handed("flips", about_proposal(self.smoke), self.flips)
         proposal, store = self.entry(self.smoke["proposal"]), context["task_state_store"]
-        kept: Any = store.get(GIVEN)
+        kept = store.get(GIVEN)
         if kept is not None:
-            return self._settle(context, proposal, **kept)
+            return self._settle(context, proposal, **self._kept(kept))
         self._skip_void(proposal)
         users = [_user(user) for user in self.by]
         _refuse_strangers([user["id"] for user in users])
@@ -127,6 +148,8 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
                 self._tell(context, proposal, "reminder", line)
                 reminded = True
             self._park(context, until=end, reminded=reminded)
+        # Airflow makes this event of its own record of the response, in the transaction in which it
+        # is given; no page and no public route writes what a parked task wakes up with
         found = super().execute_complete(context, event)
         user, given = found["responded_by_user"], found["params_input"] or {}
         answer = Answer(
@@ -137,9 +160,42 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
             window=str(given.get("window") or ""),
             at=found["responded_at"].isoformat(),
         )
-        kept: Any = {"given": answer.to_dict(), "until": until, "reminded": reminded}
-        context["task_state_store"].set(GIVEN, kept)
+        kept: _Kept = {"given": answer.to_dict(), "until": until, "reminded": reminded}
+        self._keep(context, proposal, kept)
         return self._settle(context, proposal, **kept)
+
+    def _keep(self, context: Context, proposal: "Entry", kept: "_Kept") -> None:
+        """Put an answer on record at once, and remember where: a retry does not ask twice."""
+        said = {"choice": kept["given"]["choice"], "id": kept["given"]["id"]}
+        entry = handovers.put(
+            self.ledger(),
+            self.model,
+            ANSWER,
+            f"{about_proposal(self.smoke)} at {kept['given']['at']}",
+            said,
+            by=task_of(context),
+            version=proposal.version,
+            facts={"kept": dict(kept)},
+        )
+        context["task_state_store"].set(GIVEN, entry.seq)
+
+    def _kept(self, number: Any) -> "_Kept":
+        """
+        Return the answer that is on record: what Airflow keeps is only its number.
+
+        :raises HandoverChangedError: if that is no answer to this question.
+        """
+        entry = self.entry(int(number))
+        about = f"{about_proposal(self.smoke)} at "
+        mine = entry.op == "handover" and str(entry.evidence["about"]).startswith(about)
+        if not mine or entry.evidence["step"] != ANSWER:
+            msg = (
+                f"the answer that Airflow keeps for this task is entry {number} of {self.model}, "
+                f"and that answers no {about_proposal(self.smoke)}: it was edited. Start a new run"
+            )
+            raise HandoverChangedError(msg)
+        kept: _Kept = entry.evidence["kept"]
+        return kept
 
     def _settle(
         self,
@@ -161,6 +217,8 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
         line, subject = f"{answer.by} answered {answer.choice}, not counted: {problem}", answer.at
         if not problem and answer.choice == "promote" and self.quorum > 1:
             said = list(vote(self.ledger(), proposal, answer, bound))
+            with contextlib.suppress(UnavailableError):  # else the next tick does
+                self.registry().reconcile(self.model)  # MLflow remembers it: it cannot be lost
             names = ", ".join(one.by for one in said)
             line, subject = f"{len(said)} of {self.quorum} said yes: {names}", f"votes {len(said)}"
             problem = line if len(said) < self.quorum else ""
@@ -169,10 +227,13 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
             self._tell(context, proposal, subject, line)
             store.delete(GIVEN)
             self._park(context, until=datetime.fromisoformat(until), reminded=reminded)
-        store.delete(GIVEN)
         names = ", ".join(one.by for one in said)
         counted = {"votes": [one.to_dict() for one in said]} if self.quorum > 1 else {}
-        return answer.to_dict() | {"by": names, "bound": bound.to_dict()} | counted
+        final = answer.to_dict() | {"by": names, "bound": bound.to_dict()} | counted
+        version = proposal.version
+        self.hand_over(context, "approve", about_proposal(self.smoke), final, version=version)
+        store.delete(GIVEN)
+        return final
 
     def _refuse_old_form(self, context: Context) -> None:
         """Refuse to ask by a form of an earlier try that shows something else: Airflow keeps it."""

@@ -10,15 +10,23 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.errors import (
     ContractBrokenError,
+    HandoverChangedError,
     ModelChangedError,
     ModelLostError,
     ModelNotFoundError,
     RejectedError,
     UserCodeError,
 )
-from airflow_mlops.core.refs import DatasetRef, ModelRef
+from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, task_of
+from airflow_mlops.operators._base import (
+    MlopsOperator,
+    Xcom,
+    about_decision,
+    about_proposal,
+    newest_event,
+    task_of,
+)
 from airflow_mlops.operators._reports import attach_report
 from airflow_mlops.operators.links import ModelVersionLink, ReportLink
 
@@ -73,10 +81,10 @@ class SubmitCandidateOperator(MlopsOperator):
         from airflow_mlops.core.deployment.registry import Ask
         from airflow_mlops.core.evaluation.evaluation import on_record
 
+        ref = self._judged()
         if self.verdict["status"] == "failed":
             msg = f"refused by the gate: {self.verdict['reason']}"
             raise AirflowSkipException(msg)
-        ref = ModelRef.parse(self.evaluation["model"])
         decision = self.selection["decision"]
         evidence = {
             "decision": decision,
@@ -85,7 +93,7 @@ class SubmitCandidateOperator(MlopsOperator):
             "evaluation": on_record(self.evaluation),
         }
         key = f"propose:{decision}:{ref.version}"
-        state = self.ledger().state(self.model)
+        state = self.ledger().standing(self.model, key)
         if state.challenger == ref.version and state.of(key) is None:
             msg = f"{ref} waits for its approval already: this decision led to the same recipe"
             raise AirflowSkipException(msg)
@@ -96,6 +104,17 @@ class SubmitCandidateOperator(MlopsOperator):
         self.urls = {ModelVersionLink.name: MlflowHook(self.mlflow_conn_id).model_url(ref)}
         self.log.info("%s proposed as entry %d: %s", ref, entry.seq, entry.reason)
         return {"proposal": entry.seq, "model": str(ref)}
+
+    def _judged(self) -> ModelRef:
+        """Name the version that was judged; anything that was edited on its way is refused."""
+        about, ref = about_decision(self.selection), ModelRef.parse(self.evaluation["model"])
+        self.selected(self.selection)
+        self.handed("evaluate", about, self.evaluation)
+        judged = self.handed("gate", about, self.verdict)
+        if judged.version != ref.version:
+            msg = f"the gate judged {self.model}@{judged.version}, and {ref} is to be submitted"
+            raise HandoverChangedError(msg)
+        return ref
 
 
 class SmokeTestModelOperator(MlopsOperator):
@@ -137,7 +156,7 @@ class SmokeTestModelOperator(MlopsOperator):
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
         from airflow_mlops.core.training.agreement import check_answers
 
-        state = self.ledger().state(self.model)
+        state = self.ledger().standing(self.model)
         proposal = self._proposed(context, state)
         ref, hook = ModelRef(self.model, proposal.version or 0), MlflowHook(self.mlflow_conn_id)
         store = self.datasets()
@@ -156,7 +175,7 @@ class SmokeTestModelOperator(MlopsOperator):
             train = CodeArchive.open(model.folder / "train", f"train:{model.about['fit']}")
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
-        return {
+        tried = {
             "proposal": proposal.seq,
             "model": str(ref),
             "champion": state.champion,
@@ -167,6 +186,8 @@ class SmokeTestModelOperator(MlopsOperator):
                 ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
             ),
         }
+        self.hand_over(context, "smoke", about_proposal(tried), tried, version=ref.version)
+        return tried
 
     def _proposed(self, context: Context, state: "State") -> "Entry":
         """Return the proposal that waits; one that was settled meanwhile skips the task."""
@@ -220,6 +241,7 @@ class ReportFlipsOperator(MlopsOperator):
         from airflow_mlops.core.reports.markdown import plain
         from airflow_mlops.core.training.models import FLIPS
 
+        self.handed("smoke", about_proposal(self.smoke), self.smoke)
         if self.smoke["champion"] is None:
             msg = f"{self.model} has no champion whose decisions could change"
             raise AirflowSkipException(msg)
@@ -233,7 +255,9 @@ class ReportFlipsOperator(MlopsOperator):
         except _CANNOT_ANSWER as error:
             line = f"which decisions change cannot be said: {error}"
             self.log.warning("%s", line)  # a champion that cannot answer has to be replaced
-            return {"line": line, "text": f"**Decisions that change:** {plain(line)}"}
+            said = {"line": line, "text": f"**Decisions that change:** {plain(line)}"}
+            self.hand_over(context, "flips", about_proposal(self.smoke), said)
+            return said
         found = find_flips(answered, candidate=str(ref), champion=str(champion))
         run_id, numbers = models.get(ref).run_id, found.to_dict()
         models.log_document(run_id, FLIPS, json.dumps(numbers, indent=1))
@@ -242,7 +266,9 @@ class ReportFlipsOperator(MlopsOperator):
         self.processed = found.total.rows
         self.log.info("%s", found.line)
         kept = {key: value for key, value in numbers.items() if key != "cases"}
-        return kept | {"text": flips_text(found, page)}
+        said = kept | {"text": flips_text(found, page)}
+        self.hand_over(context, "flips", about_proposal(self.smoke), said)
+        return said
 
     def _judged_on(self, models: "ModelStore", ref: ModelRef) -> "Selection":
         """Name the rows of the offline evaluation."""
@@ -291,11 +317,14 @@ class PromoteModelOperator(MlopsOperator):
         :raises RejectedError: if the candidate was superseded, or is not what people said yes to.
         """
         from airflow_mlops.core.deployment.approval import Answer
+        from airflow_mlops.core.deployment.lineage import write_cards
         from airflow_mlops.core.deployment.registry import Ask
 
         if not self.answer:
             msg = f"{self.smoke['model']} was not answered: it is no candidate any more"
             raise AirflowSkipException(msg)
+        self.handed("smoke", about_proposal(self.smoke), self.smoke)
+        self.handed("approve", about_proposal(self.smoke), self.answer)
         proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
         said = {k: v for k, v in self.answer.items() if k not in ("bound", "votes")}
         answer = Answer.from_dict(said)
@@ -316,7 +345,7 @@ class PromoteModelOperator(MlopsOperator):
         if registry.champion(self.model) != ref:
             msg = f"{ref} was promoted by entry {entry.seq}, and is champion no more"
             raise AirflowSkipException(msg)
-        self._write_cards(registry, ref)
+        write_cards(registry, self.datasets(), self.observations(), ref)
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
         self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)
@@ -343,8 +372,11 @@ class PromoteModelOperator(MlopsOperator):
         """Promote what people said yes to; anything else is refused, on record."""
         from airflow_mlops.core.deployment.approval import voided
         from airflow_mlops.core.deployment.registry import Ask
+        from airflow_mlops.core.rollout.stages import refuse_unpassed
 
         ref = ModelRef.parse(self.smoke["model"])
+        standing, version = registry.ledger.standing(self.model), proposal.version or 0
+        refuse_unpassed((self.policy or {}).get("rollout", []), standing, version)
         moved = voided(self.answer, proposal, self.policy)
         try:
             if moved:
@@ -359,21 +391,6 @@ class PromoteModelOperator(MlopsOperator):
             key = f"changed:{proposal.seq}"
             registry.refuse(ref, Ask(key, task_of(context), str(error), ask.evidence))
             raise
-
-    def _write_cards(self, registry: "ModelRegistry", ref: ModelRef) -> None:
-        """Put the cards of model and data beside the model, for everybody to read."""
-        from airflow_mlops.core.deployment.cards import data_card, model_card, to_html
-        from airflow_mlops.core.deployment.lineage import lineage
-
-        datasets = self.datasets()
-        found = lineage(registry, datasets, self.observations(), ref)
-        cards = {"card": model_card(found)}
-        if found.data is not None:
-            table = datasets.open(DatasetRef.parse(found.recipe["data"]))
-            cards["data-card"] = data_card(table)
-        for name, text in cards.items():
-            registry.models.log_document(found.run_id, f"{name}.md", text)
-            registry.models.log_document(found.run_id, f"{name}.html", to_html(text))
 
 
 def _changeable(accepts: Sequence[str] | None) -> list[str] | None:

@@ -9,7 +9,14 @@ from airflow.sdk import Context
 from airflow_mlops.core.errors import ContractBrokenError
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.warehouse import WarehouseHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
+from airflow_mlops.operators._base import (
+    MlopsOperator,
+    Xcom,
+    about_decision,
+    newest_event,
+    run_of,
+    task_of,
+)
 from airflow_mlops.policy import duration
 from airflow_mlops.policy.monitoring import BreakKind, FailOn
 
@@ -280,7 +287,7 @@ class CheckContractOperator(MlopsOperator):
 
         ref = DatasetRef.parse(self.snapshot["ref"])
         self._refuse_unknown()
-        champion = self.ledger().state(self.model).champion
+        champion = self.ledger().standing(self.model).champion
         if champion is None:
             line = "no champion yet, so there is no contract"
             return {"status": "ok", "line": line, "breaks": [], "fatal": [], "dataset": str(ref)}
@@ -356,15 +363,18 @@ class SelectRowsOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Read the decision, and name the rows; nothing is copied."""
         from airflow_mlops.core.data.selection import train_and_holdout
-        from airflow_mlops.core.errors import ConfigurationError
+        from airflow_mlops.core.errors import ConfigurationError, RejectedError
 
-        state = self.ledger().state(self.model)
+        state = self.ledger().weighed(self.model)
         number = newest_event(context, "decision")
         last = state.last("retrain")
         decision = self.entry(number) if number else last
         if decision is None:
             msg = f"no decision to retrain {self.model} is on record: airflow mlops retrain"
             raise ConfigurationError(msg)
+        if decision.op != "retrain":
+            msg = f"entry {decision.seq} of {self.model} is no decision to retrain: {decision.op}"
+            raise RejectedError(msg)
         evidence, store = decision.evidence, self.datasets()
         pins = evidence.get("pins", {})
         span = duration(pins.get("window", self.span)) * float(evidence.get("share", 1.0))
@@ -376,7 +386,7 @@ class SelectRowsOperator(MlopsOperator):
             embargo=duration(self.embargo),
         )
         self.log.info("decision %d: %s", decision.seq, decision.reason)
-        return {
+        selection = {
             "decision": decision.seq,
             "reason": decision.reason,
             "burden": evidence["burden"],
@@ -389,3 +399,5 @@ class SelectRowsOperator(MlopsOperator):
             "champion": state.champion,
             "epoch": state.epoch,
         }
+        self.hand_over(context, "select", about_decision(selection), selection)
+        return selection

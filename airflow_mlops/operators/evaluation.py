@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.operators._base import MlopsOperator, Xcom, about_decision, task_of
 from airflow_mlops.operators.links import MlflowRunLink, ReportLink
 
 
@@ -50,6 +50,8 @@ class EvaluateModelOperator(MlopsOperator):
         from airflow_mlops.core.training.models import EVALUATION
         from airflow_mlops.policy import Gate
 
+        self.selected(self.selection)
+        self.handed("train", about_decision(self.selection), self.trained)
         champion, hook = self.selection["champion"], MlflowHook(self.mlflow_conn_id)
         store, run_id, datasets = self.models(), self.trained["run_id"], self.datasets()
         found = evaluate(
@@ -72,6 +74,9 @@ class EvaluateModelOperator(MlopsOperator):
         }
         for line in (*found.metrics, *found.comparisons, *found.checks, *found.findings):
             self.log.info("%s: %s", found.model, line)
+        version = ModelRef.parse(found.model).version
+        about = about_decision(self.selection)
+        self.hand_over(context, "evaluate", about, found.to_dict(), version=version)
         return found.to_dict()
 
 
@@ -109,19 +114,22 @@ class JudgeCandidateOperator(MlopsOperator):
         from airflow_mlops.core.evaluation.gate import judge
         from airflow_mlops.policy import Gate
 
+        about = about_decision(self.selection)
+        self.selected(self.selection)
+        self.handed("evaluate", about, self.evaluation)
         found = Evaluation.from_dict(self.evaluation)
         verdict = judge([Gate.from_dict(gate) for gate in self.gates], found)
         for check in verdict.checks:
             self.log.info("%-9s %s: %s", check.status, check.gate, check.reason)
-        if verdict.status != "failed":
-            return verdict.to_dict() | {"refused": None}
-        decision = self.selection["decision"]
-        evidence = {"decision": decision, "verdict": verdict.to_dict()}
-        ref = ModelRef.parse(found.model)
-        key = f"gate:{decision}:{ref.version}"
-        ask = Ask(key, task_of(context), verdict.reason, evidence)
-        entry = self.registry().refuse(ref, ask)
-        return verdict.to_dict() | {"refused": entry.seq}
+        said, ref = verdict.to_dict() | {"refused": None}, ModelRef.parse(found.model)
+        if verdict.status == "failed":
+            decision = self.selection["decision"]
+            evidence = {"decision": decision, "verdict": verdict.to_dict()}
+            key = f"gate:{decision}:{ref.version}"
+            ask = Ask(key, task_of(context), verdict.reason, evidence)
+            said["refused"] = self.registry().refuse(ref, ask).seq
+        self.hand_over(context, "gate", about, said, version=ref.version)
+        return said
 
 
 class RetryRoundOperator(MlopsOperator):
@@ -161,6 +169,8 @@ class RetryRoundOperator(MlopsOperator):
         from airflow_mlops.core.retraining.record import next_round
         from airflow_mlops.policy import further_rounds
 
+        self.selected(self.selection)
+        self.handed("gate", about_decision(self.selection), self.verdict)
         if self.verdict["refused"] is None:
             msg = f"the candidate was not refused: {self.verdict['status']}"
             raise AirflowSkipException(msg)

@@ -146,9 +146,17 @@ class RequestTrainingOperator(MlopsOperator):
 
         :raises RejectedError: if a person has to look first.
         """
-        from airflow_mlops.core.errors import RejectedError
+        from airflow_mlops.core.errors import HandoverChangedError, RejectedError
 
-        op, reason = self.decision["op"], self.decision["reason"]
+        entry = self.entry(self.decision["decision"])
+        op, reason = entry.op, entry.reason
+        if (self.decision["op"], self.decision["reason"]) != (op, reason):
+            msg = (
+                f"the decision was edited on its way: {self.decision['op']!r}, "
+                f"{self.decision['reason']!r} arrived, on record is {op!r}, {reason!r} (entry "
+                f"{entry.seq}). Clear the task that makes it: decide"
+            )
+            raise HandoverChangedError(msg)
         if not self.decision["fresh"]:
             number = self.decision["decision"]
             msg = f"nothing is new since entry {number} was decided: {op}: {reason}"

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.hooks.mlflow import MlflowHook
-from airflow_mlops.operators._base import MlopsOperator, Xcom, run_of, run_url
+from airflow_mlops.operators._base import MlopsOperator, Xcom, about_decision, run_of, run_url
 from airflow_mlops.operators.links import MlflowRunLink, ModelVersionLink
 from airflow_mlops.policy import PROBABILITIES
 
@@ -60,17 +60,20 @@ class ArchiveFeaturesOperator(MlopsOperator):
         pinned = self.selection.get("features")
         code = _source(self, self.features, pinned, self.feature_params)
         code.check()
+        self.selected(self.selection)
         table = self.datasets().open(DatasetRef.parse(self.selection["train"]["data"]))
         columns = logical_types(table.schema)
         ref = FeatureRef(f"{self.model}.features", feature_version(code, columns))
         self.log.info("%s from %s with %s", ref, pinned or self.features, dict(code.params))
-        return {
+        found = {
             "ref": str(ref),
             "params": dict(code.params),
             "columns": columns,
             "files": sorted(code.files),
             "pinned": pinned,
         }
+        self.hand_over(context, "features", about_decision(self.selection), found)
+        return found
 
 
 class ChooseHistoryOperator(MlopsOperator):
@@ -125,6 +128,8 @@ class ChooseHistoryOperator(MlopsOperator):
         """Try the spans, and name the rows to learn from."""
         from airflow_mlops.core.evaluation.spans import OWN
 
+        self.selected(self.selection)
+        self.handed("features", about_decision(self.selection), self.feature_set)
         asked: dict[str, Any] = dict(self.selection)
         if not self.shorter or asked["champion"] is None or asked["share"] < 1 or asked["pinned"]:
             return asked
@@ -137,7 +142,9 @@ class ChooseHistoryOperator(MlopsOperator):
         if choice.chosen != OWN:
             learn = {**learn, "since": spans[choice.chosen].isoformat()}
             asked["share"] = shares[choice.chosen]
-        return {**asked, "train": learn, "history": choice.to_dict()}
+        chosen = {**asked, "train": learn, "history": choice.to_dict()}
+        self.hand_over(context, "history", about_decision(chosen), chosen)
+        return chosen
 
     def _choice(self, spans: Mapping[str, datetime]) -> "SpanChoice":
         from airflow_mlops.core.data.contract import Contract, row_breaks
@@ -229,6 +236,8 @@ class TrainModelOperator(MlopsOperator):
         from airflow_mlops.core.training.fit import train_model
         from airflow_mlops.core.training.own_metrics import load_loss
 
+        self.selected(self.selection)
+        self.handed("features", about_decision(self.selection), self.feature_set)
         hook = MlflowHook(self.mlflow_conn_id)
         training = self._training(context)
         done = train_model(
@@ -249,6 +258,14 @@ class TrainModelOperator(MlopsOperator):
                 "parameters: nothing to judge; change one of them, for instance with --params"
             )
             raise AirflowSkipException(msg)
+        self.hand_over(
+            context,
+            "train",
+            about_decision(self.selection),
+            done.to_dict(),
+            version=ModelRef.parse(done.model).version,
+            facts={"run_id": done.run_id, "digest": done.digest},
+        )
         return done.to_dict()
 
     def _training(self, context: Context) -> Any:

@@ -8,7 +8,7 @@ from airflow.sdk import BaseSensorOperator, Context, PokeReturnValue
 from airflow.sdk.exceptions import AirflowSensorTimeout, AirflowSkipException
 
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
-from airflow_mlops.operators._base import MlopsOperator, Xcom, task_of
+from airflow_mlops.operators._base import MlopsOperator, Xcom, about_proposal, task_of
 from airflow_mlops.policy import duration
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
         super().__init__(**kwargs)
         self.smoke = smoke
         self.answer = answer
+        self.asks = answer is not None  # when the task runs, an answer that is gone looks like none
         self.stage = stage
         self.place = place
         self.data = data
@@ -105,12 +106,10 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
         from airflow_mlops.core.deployment.rolling import advance
         from airflow_mlops.core.rollout.exposures import Exposures
 
-        if self.answer and self.answer["choice"] != "promote":
-            msg = f"the answer was {self.answer['choice']}"
-            raise AirflowSkipException(msg)
+        self._skip_unanswered()
         turn, observations = self._turn(context), self.observations()
         self._skip_void(turn)
-        moved = voided(self.answer or {}, turn.proposal, self.policy)
+        moved = voided(self.answer, turn.proposal, self.policy) if self.asks else ""
         if moved:
             msg = f"{turn.ref} is not what people said yes to: {moved}; no stage begins"
             raise ConfigurationError(msg)
@@ -125,6 +124,19 @@ class RolloutStageSensor(MlopsOperator, BaseSensorOperator):
             msg = f"{self.stage['word']} of {turn.ref}: {found}; {self.model} keeps its champion"
             raise RejectedError(msg)
         return PokeReturnValue(found.status == "passed", found.to_dict())
+
+    def _skip_unanswered(self) -> None:
+        """Skip if people did not say yes; what was edited on its way is no answer."""
+        self.handed("smoke", about_proposal(self.smoke), self.smoke)
+        if not self.asks:
+            return
+        if not self.answer:
+            msg = f"{self.smoke['model']} was not answered"
+            raise AirflowSkipException(msg)
+        self.handed("approve", about_proposal(self.smoke), self.answer)
+        if self.answer["choice"] != "promote":
+            msg = f"the answer was {self.answer['choice']}"
+            raise AirflowSkipException(msg)
 
     def _turn(self, context: Context) -> "Turn":
         from airflow_mlops.core.deployment.rolling import Turn

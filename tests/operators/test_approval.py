@@ -14,6 +14,7 @@ from airflow_mlops.core.errors import (
     ModelChangedError,
     UnavailableError,
 )
+from airflow_mlops.core.handovers import put
 from airflow_mlops.core.ledger import Entry, Ledger
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.candidates import PromoteModelOperator
@@ -56,7 +57,7 @@ def proposed(connections, registry, make_version, model):
 
 
 @pytest.fixture
-def asked(model):
+def asked(model, ledger):
     """``asked(entry, **arguments)``: a Dag that asks people, and does what they say."""
 
     def make(entry, *, accepts=None, policy=None, now=None, **arguments):
@@ -67,6 +68,7 @@ def asked(model):
             "bound": Bound.of(entry, policy or {}).to_dict(),
             "accepts": accepts,
         }
+        put(ledger, model, "smoke", f"proposal {entry.seq}", smoke, by="tests")
         usual = {"by": ["ann", "bob"], "within": "1h", "model": model, "smoke": smoke}
         again = {"retry_delay": timedelta(0)}
         with DAG(model, schedule=None, default_args=again) as dag:

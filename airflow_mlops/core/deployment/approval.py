@@ -118,11 +118,11 @@ def voided(answer: Mapping[str, Any], proposal: Entry, policy: Mapping[str, Any]
     """
     Name what is another one than when people said yes; empty if nothing is.
 
-    :param answer: what they said, with what it was bound to; without that it holds for anything.
+    :param answer: what they said, with what it was bound to; without that it holds for nothing.
     :param policy: the policy of now; ``None``: it is not compared.
     """
     if not answer.get("bound"):
-        return ""
+        return "nobody knows what the answer was given to"
     bound = Bound(**answer["bound"])
     now = Bound.of(proposal, policy or {})
     return bound.moved(now if policy is not None else replace(now, policy=bound.policy))

@@ -132,11 +132,12 @@ def _commit(datasets: DatasetStore, text: str) -> Commit | None:
 
 def _decisions(state: State, version: int) -> tuple[Entry, ...]:
     """Return the entries about a version, and the decision to train it."""
-    about = [e for e in state.entries if e.version == version and e.op not in ("keep", "wait")]
+    others = ("keep", "wait", "handover")
+    about = [e for e in state.entries if e.version == version and e.op not in others]
     made = [e for e in about if e.op not in ("retrain", "ask")]  # those are about the next one
     led = {int(e.evidence["decision"]) for e in made if e.evidence.get("decision")}
-    numbers = sorted(led | {e.seq for e in made})
-    return tuple(state.entries[number - 1] for number in numbers)
+    numbers = led | {e.seq for e in made}
+    return tuple(e for e in state.entries if e.seq in numbers)
 
 
 def _source(what: str, ref: str, commit: Commit | None) -> list[str]:
@@ -147,3 +148,18 @@ def _source(what: str, ref: str, commit: Commit | None) -> list[str]:
         *([f"  {'':<11}  query {commit.query_hash}: {commit.query}"] if commit.query else []),
         f"  {'':<11}  by {commit.author or '?'} at {commit.created_at} in {commit.run or '?'}",
     ]
+
+
+def write_cards(
+    registry: ModelRegistry, datasets: DatasetStore, observations: Observations, ref: ModelRef
+) -> None:
+    """Put the cards of model and data beside the model, for everybody to read."""
+    from airflow_mlops.core.deployment.cards import data_card, model_card, to_html
+
+    found = lineage(registry, datasets, observations, ref)
+    cards = {"card": model_card(found)}
+    if found.data is not None:
+        cards["data-card"] = data_card(datasets.open(DatasetRef.parse(found.recipe["data"])))
+    for name, text in cards.items():
+        registry.models.log_document(found.run_id, f"{name}.md", text)
+        registry.models.log_document(found.run_id, f"{name}.html", to_html(text))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import xxhash
 
-from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError
-from airflow_mlops.policy import AB, Canary, Guarded, Shadow, Stage, duration, share_of
+from airflow_mlops.core.errors import ConcurrentPromotionError, ConfigurationError, RejectedError
+from airflow_mlops.policy import AB, Canary, Full, Guarded, Shadow, Stage, duration, share_of
 
 if TYPE_CHECKING:
     from airflow_mlops.core.ledger import Entry, Ledger, State
@@ -206,6 +206,30 @@ def next_stage(plan: Sequence[Stage], state: "State", candidate: int) -> Stage |
     if "stopped" in ended or Begun.of(state) is not None or passed >= len(plan):
         return None
     return plan[passed]
+
+
+def refuse_unpassed(plan: Sequence[Mapping[str, Any]], state: "State", candidate: int) -> None:
+    """
+    Let nobody be promoted whose stages did not all pass, whatever their tasks look like.
+
+    :param plan: the stages of the policy as dicts; empty: none is known, and none may be running.
+    :param candidate: version that is to be promoted.
+    :raises RejectedError: if a stage did not begin, still runs, or was stopped.
+    """
+    running = Begun.of(state)
+    waits = [s for s in map(Stage.from_dict, plan) if not isinstance(s, Full)]
+    if state.champion is None or state.challenger != candidate:
+        return  # the first model goes to everybody; what was settled is refused elsewhere
+    mine = running is not None and running.candidate == candidate
+    left = None if mine else next_stage([*waits, Full()], state, candidate)
+    if not mine and (not waits or isinstance(left, Full)):
+        return
+    stage = running.stage if mine and running else left or waits[0]
+    msg = (
+        f"version {candidate} did not pass its stages by the ledger, whatever their tasks look "
+        f"like: clear the task of {type(stage).__name__}"
+    )
+    raise RejectedError(msg)
 
 
 def _is(entry: "Entry", op: str, version: int) -> bool:

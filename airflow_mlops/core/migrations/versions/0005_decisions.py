@@ -48,6 +48,9 @@ create index decisions_sums on mlops.decisions (model, seq) where summed;
 create index decisions_aside on mlops.decisions (model, seq) where op in ('set_aside', 'vouch');
 create index decisions_files on mlops.decisions (model, version, seq) where run_id is not null;
 create index decisions_ops on mlops.decisions (model, op, seq);
+create index decisions_handovers on mlops.decisions (model,
+  (body::jsonb #>> '{evidence,step}'), (body::jsonb #>> '{evidence,about}'), seq)
+  where op = 'handover';
 create index decisions_answers on mlops.decisions (model, answers) where answers is not null;
 grant insert (signature) on mlops.decisions to mlops_writer;
 """
