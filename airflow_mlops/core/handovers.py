@@ -95,7 +95,7 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 def _sealed(part: Any) -> Any:
     text = json.dumps(part, sort_keys=True, separators=(",", ":"))
     plain = len(text) <= LONGEST and not any(word in text for word in ("NaN", "Infinity"))
-    return part if plain else f"sha256:{sha256(text.encode()).hexdigest()}"
+    return json.loads(text) if plain else f"sha256:{sha256(text.encode()).hexdigest()}"
 
 
 def _differing(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -157,12 +157,16 @@ class NotWorse(Gate):
     :param alpha: one-sided error rate; with ``by``, over all slices together.
     :param by: column of the rows, or an expression of SQL over them such as ``"hour >= 18"``: it
         has to hold in each slice of 96 rows or more.
+    :param point: after a probe model asked for the retrain, a candidate passes that is no worse on
+        the point estimate, too. Not given, a candidate that is worse by the margin passes in
+        ``alpha`` of all gates at the most; with it, one that is a little worse in up to half.
     """
 
     metric: str = "brier"
     margin: float | None = None
     alpha: float = 0.05
     by: str | None = None
+    point: bool = False
 
     def __post_init__(self) -> None:
         Gate.__post_init__(self)

@@ -236,8 +236,10 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("op", "state"), [("retrain", "success"), ("wait", "skipped"), ("ask", "failed")]
     )
-    def test_starts_waits_or_tells_people(self, connections, alone, op, state):
-        decision = {"op": op, "reason": "because", "decision": 1, "fresh": True}
+    def test_starts_waits_or_tells_people(self, connections, alone, ledger, model, op, state):
+        draft = Entry(model, op, "", "decide", "because")
+        entry, _ = ledger.record(model, "decide", {}, lambda _: draft)
+        decision = {"op": op, "reason": "because", "decision": entry.seq, "fresh": True}
         done = run(alone(RequestTrainingOperator, decision=decision))
         assert (done.states["t"], done.tries["t"]) == (state, 1)
         assert [str(e) for e in done.errors] == (["because"] if op == "ask" else [])

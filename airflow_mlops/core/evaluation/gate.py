@@ -181,10 +181,10 @@ def _not_worse(gate: NotWorse, found: Evaluation) -> Check:
         return Check(name, "passed", f"surely not worse by {_said(gate)}: {compared}")
     if compared.harm(gate.alpha, upper=False) > 0:
         return Check(name, "failed", f"surely worse: {compared}")
-    if found.burden == "better" and _no_loss(compared):
+    if gate.point and found.burden == "better" and _no_loss(compared):
         text = (
-            f"no worse on these rows, though not surely; that a retrain helps was shown before it: "
-            f"{compared}"
+            f"no worse on these rows, though not surely: up to half of those that are a little "
+            f"worse pass so (NotWorse(point=True)): {compared}"
         )
         return Check(name, "passed", text)
     text = f"may be worse by more than {_said(gate)}: {compared}{_settle(gate, compared)}"

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from airflow_mlops.core.errors import ConfigurationError
-from airflow_mlops.core.evaluation.comparison import Comparison
+from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.evaluation import Evaluation, Finding
 from airflow_mlops.core.evaluation.gate import Check, Verdict, judge
 from airflow_mlops.core.metrics import Estimate
@@ -73,10 +74,24 @@ def test_better_wants_the_whole_interval_below_zero(difference, expected):
     assert status(Better(), found(difference)) == expected
 
 
-def test_what_the_probe_has_shown_need_not_be_shown_again():
+def test_what_a_probe_asked_for_has_to_be_shown_all_the_same():
     unsure = found(-0.001, 0.1, burden="better")
-    assert status(NotWorse(), unsure) == "passed"
-    assert status(NotWorse(), found(0.001, 0.1, burden="better")) == "uncertain"
+    assert status(NotWorse(), unsure) == "uncertain"
+    assert status(NotWorse(point=True), unsure) == "passed"
+    assert status(NotWorse(point=True), found(-0.001, 0.1)) == "uncertain"
+    assert status(NotWorse(point=True), found(0.001, 0.1, burden="better")) == "uncertain"
+
+
+@pytest.mark.parametrize("worse", [0.02, 0.05])
+def test_a_candidate_that_is_worse_by_the_margin_passes_in_five_of_a_hundred_gates(worse):
+    rng, passed = np.random.default_rng(1), 0
+    for _ in range(400):
+        champion = rng.exponential(0.2, 168)
+        candidate = champion * (1 + worse) + rng.normal(0, 0.05, 168)
+        compared = compare("brier", champion, candidate)
+        evaluation = replace(found(burden="better"), comparisons=(compared,))
+        passed += status(NotWorse(margin=0.02), evaluation) == "passed"
+    assert passed <= 400 * 0.05 + 2 * (400 * 0.05 * 0.95) ** 0.5
 
 
 def test_loads_wants_the_features_and_answers_of_training():
@@ -184,8 +199,8 @@ def test_what_nobody_measured_is_no_verdict(gate):
 
 
 def test_a_retrain_that_was_shown_to_help_says_that_the_holdout_does_not_show_it():
-    reason = judge([NotWorse()], found(-0.001, 0.1, burden="better")).reason
-    assert reason.startswith("no worse on these rows, though not surely; that a retrain helps was")
+    reason = judge([NotWorse(point=True)], found(-0.001, 0.1, burden="better")).reason
+    assert reason.startswith("no worse on these rows, though not surely: up to half of those that")
     sure = judge([NotWorse()], found(-0.05, 0.001, burden="better")).reason
     assert sure.startswith("surely not worse by 2%")
 
