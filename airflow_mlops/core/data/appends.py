@@ -58,6 +58,12 @@ class Append:
 
     def _attempt(self, table: "DeltaTable", before: Sidecar | None) -> bool:
         """Stream new and changed windows into one commit; ``False`` if there are none."""
+        if before is None and table.file_uris():
+            msg = (
+                f"{self.request.name}: there are rows at {table.table_uri} that another tool "
+                "wrote; they would be lost: use another dataset name, or move them away"
+            )
+            raise RejectedError(msg)
         offered = self.source.schema()
         target = self._target(table, before, offered)
         since = before.reread_from(self.request.lateness) if before else None

@@ -5,11 +5,13 @@ Rows arrive ordered by time, so one window is open at a time. A window that is s
 held back until its digest tells whether anything in it changed.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +60,7 @@ class Request:
     lateness: timedelta
     windows_from: datetime | None
     adopt: tuple[str, ...]
-    facts: Mapping[str, str]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class Flow:
         self._open: _Open | None = None
         self._writing = False
         self._extended: int | None = None
-        self._keys: list[pa.Array] = []
+        self._keys: deque[pa.Array] = deque()
+        self._key_bytes = 0
         self._first = self._last = _EPOCH
         self._error: MlopsError | None = None
         self.sequence = (before.sequence if before else 0) + 1
@@ -249,12 +252,13 @@ class Flow:
 
     def _remember(self, keys: pa.Array) -> None:
         self._keys.append(keys.take(np.arange(len(keys))))  # a slice would hold its whole batch
+        self._key_bytes += self._keys[-1].nbytes
         room = _REMEMBERED_KEYS if pt.is_integer(keys.type) else _REMEMBERED_TEXTS
-        while len(self._keys) > 1 and sum(k.nbytes for k in self._keys) > room:
-            self._keys.pop(0)
+        while len(self._keys) > 1 and self._key_bytes > room:
+            self._key_bytes -= self._keys.popleft().nbytes
 
     def _check_keys(self) -> None:
-        keys = pa.chunked_array(self._keys)
+        keys = pa.chunked_array(list(self._keys))
         if not has_repeats(keys):
             return
         counts = keys.value_counts().to_pylist()
@@ -294,6 +298,7 @@ class Flow:
             windows=windows,
             adopted=target.adopted,
             centres=self._like.centres(),
+            base=before.base_of(windows) if before else None,
         )
         data = profiles.to_bytes(self._profiles)
         with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its own threads may not write
