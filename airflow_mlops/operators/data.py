@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.core.errors import ContractBrokenError
 from airflow_mlops.core.refs import DatasetRef, ModelRef
@@ -31,7 +32,8 @@ class _SnapshotOperator(MlopsOperator):
         key: str,
         time: str,
         window: str = "7d",
-        lateness: str = "0d",
+        lateness: str = "1d",
+        ahead: str = "0s",
         windows_of: str | None = None,
         adopt: Sequence[str] = (),
         **kwargs: Any,
@@ -42,6 +44,7 @@ class _SnapshotOperator(MlopsOperator):
         self.time = time
         self.window = window
         self.lateness = lateness
+        self.ahead = ahead
         self.windows_of = windows_of
         self.adopt = adopt
 
@@ -63,6 +66,7 @@ class _SnapshotOperator(MlopsOperator):
                 key=self.key,
                 window=duration(self.window),
                 lateness=duration(self.lateness),
+                ahead=duration(self.ahead),
                 windows_from=store.open(shared).origin if shared else None,
                 adopt=self.adopt,
                 author=self.owner,
@@ -72,11 +76,40 @@ class _SnapshotOperator(MlopsOperator):
         except ContractBrokenError as error:
             finding = {"status": "broken", "line": str(error), "breaks": [str(error)]}
             finding |= {"dataset": self.dataset}
-            self.observations().record(self.model, "contract", run_of(context), finding)
+            finding |= {"fatal": [str(error)]}
+            self.observations().record(self.model, "contract", self._subject(context), finding)
             raise
         self.processed = commit.added
         self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
-        return commit.to_dict() | {"looked_at": _looked_at(commit)}
+        if commit.corrected and commit.windows:
+            self.log.warning("%s: the time of %d rows was corrected", commit.ref, commit.corrected)
+        looked = {"looked_at": _looked_at(commit)}
+        return commit.summary() | looked | self._arrears(context, source, commit)
+
+    def _subject(self, context: Context) -> str:
+        """Name what a finding is about: one run may take snapshots of several datasets."""
+        return f"{run_of(context)}/{self.dataset}"
+
+    def _arrears(self, context: Context, source: "Source", commit: "Commit") -> dict[str, Any]:
+        """Count what the source has beyond the dataset, and note it; it fails no snapshot."""
+        from airflow_mlops.core.data.arrears import find_arrears
+        from airflow_mlops.core.errors import ConfigurationError, RejectedError
+
+        table = self.datasets().open(DatasetRef.parse(commit.ref))
+        lateness, ahead = duration(self.lateness), duration(self.ahead)
+        try:
+            found = find_arrears(source, table, lateness=lateness, ahead=ahead)
+        except (ConfigurationError, RejectedError) as error:
+            self.log.warning("%s: what is unread cannot be counted: %s", self.dataset, error)
+            return {"unread": None, "ahead": None}
+        (self.log.warning if found.to_dict()["status"] == "warn" else self.log.info)(found.line)
+        try:
+            observations = self.observations()
+        except AirflowNotFoundException:  # a snapshot alone needs no database of its own
+            self.log.warning("no connection %r, the finding is not stored", self.ledger_conn_id)
+        else:
+            observations.record(self.model, "late", self._subject(context), found.to_dict())
+        return {"unread": found.unread, "ahead": found.ahead}
 
 
 class SnapshotTableOperator(_SnapshotOperator):
@@ -84,8 +117,10 @@ class SnapshotTableOperator(_SnapshotOperator):
     Version the new rows of a PostgreSQL table or query, exactly once per run.
 
     Returns the commit as a plain dict: ``ref``, ``added``, ``since``, ``until``, ``digest`` and so
-    on. Without new rows the newest version is the answer. ``looked_at`` is when the source was
-    read: if an earlier try made the commit, the moment of that.
+    on; its windows are in the store. Without new rows the newest version is the answer.
+    ``looked_at`` is when the source was read: if an earlier try made the commit, the moment of
+    that. ``unread`` is how many late rows the source has that no snapshot will read, ``ahead`` how
+    many whose time is still to come; both are a finding of the monitor ``late``, too.
 
     :param table: table or view, ``schema.table``, or a query in parentheses; ``*.sql`` is read from
         that file (templated).
@@ -95,6 +130,7 @@ class SnapshotTableOperator(_SnapshotOperator):
     :param columns: columns to read; none: all.
     :param window: length of a window, such as ``"7d"``; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
+    :param ahead: how far beyond now the time of a row may lie; rows beyond wait until it has come.
     :param windows_of: dataset whose windows are shared, such as that of the rows for their labels;
         it has to be there first (templated).
     :param adopt: columns that may join the dataset when the source begins to offer them; others
@@ -140,6 +176,7 @@ class SnapshotFilesOperator(_SnapshotOperator):
     :param time: timestamp column by which rows arrive; without time zone it is read as UTC.
     :param window: length of a window; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
+    :param ahead: how far beyond now the time of a row may lie; rows beyond wait until it has come.
     :param windows_of: dataset whose windows are shared; it has to be there first (templated).
     :param adopt: columns that may join the dataset when the source begins to offer them; others
         are left out, with a warning. If ``columns`` are named, name it there as well.
@@ -175,6 +212,7 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
     :param time: timestamp column of the result by which rows arrive.
     :param window: length of a window; fixed with the first version.
     :param lateness: how far back rows are computed again.
+    :param ahead: how far beyond now the time of a row may lie.
     :param windows_of: dataset whose windows are shared; it has to be there first (templated).
     :param adopt: columns that may join the dataset when the SQL begins to make them.
     """
@@ -233,7 +271,7 @@ class RestoreDatasetOperator(MlopsOperator):
         ref = store.resolve(self.version)
         commit = store.restore(ref, app_key=task_of(context), **facts)
         self.log.info("%s has the rows of %s: %d", commit.ref, ref, commit.rows)
-        return commit.to_dict()
+        return commit.summary()
 
 
 class CheckContractOperator(MlopsOperator):

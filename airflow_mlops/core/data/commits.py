@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from airflow_mlops.core.data.digest import ContentDigest
@@ -84,6 +84,10 @@ class Commit:
         """Return all but the windows it wrote, of which there may be thousands."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "windows"}
 
+    def summary(self) -> dict[str, Any]:
+        """Return references and totals, of the same size however many windows it wrote."""
+        return self.facts() | {"wrote": len(self.windows)}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild the commit that :meth:`to_dict` wrote."""
@@ -144,11 +148,15 @@ class Sidecar:
         return timedelta(seconds=self.window_seconds)
 
     def reread_from(self, lateness: timedelta) -> datetime:
-        """Return the start of the window that holds the newest time minus ``lateness``."""
+        """
+        Return the start of the window that holds the newest time minus ``lateness``.
+
+        A newest time that is ahead of now, as earlier releases let it in, counts as now.
+        """
         origin = datetime.fromisoformat(self.origin_time)
-        late = datetime.fromisoformat(self.commit.watermark) - lateness
-        first = self.windows[0].index  # rows may be older than where windows are counted from
-        return origin + max(first, (late - origin) // self.window) * self.window
+        newest = min(datetime.fromisoformat(self.commit.watermark), datetime.now(UTC))
+        late = newest - lateness
+        return origin + (late - origin) // self.window * self.window
 
     def base_of(self, windows: Sequence[WindowStats]) -> Full | None:
         """

@@ -83,6 +83,7 @@ class DatasetStore:
         key: str,
         window: timedelta,
         lateness: timedelta = timedelta(0),
+        ahead: timedelta = timedelta(0),
         windows_from: datetime | None = None,
         adopt: Sequence[str] = (),
         author: str = "",
@@ -93,7 +94,8 @@ class DatasetStore:
         Commit what a source has beyond the newest version, exactly once per ``app_key``.
 
         Reads from the start of the window that holds ``watermark - lateness``; windows whose rows
-        did not change are left alone, so an append costs the new rows.
+        did not change are left alone, so an append costs the new rows. A row that is stored under
+        another time, and is not there any more, was corrected: it goes from its old window.
 
         :param source: a :class:`~airflow_mlops.core.data.sources.Source`.
         :param app_key: names this append; a retry uses the same one.
@@ -101,6 +103,8 @@ class DatasetStore:
         :param windows_from: where windows are counted from; fixed with the first commit, ``None``:
             the first midnight.
         :param lateness: how far behind the newest row a late one may still arrive.
+        :param ahead: how far beyond now the time of a row may lie; rows beyond are not read until
+            it has come.
         :param adopt: columns that may join the dataset; earlier rows have no value in them. Other
             new columns of the source are left out.
         :raises ConfigurationError: if ``name`` may not name a dataset.
@@ -119,7 +123,9 @@ class DatasetStore:
         }
         columns = tuple(adopt)
         Adoption(self.log, name, self.foreign, author, run).commit()
-        request = Request(name, app_key, time, key, window, lateness, windows_from, columns, facts)
+        request = Request(
+            name, app_key, time, key, window, lateness, ahead, windows_from, columns, facts
+        )
         return Append(self.log, source, request).commit()
 
     def latest(self, name: str) -> DatasetRef | None:

@@ -6,7 +6,7 @@ held back until its digest tells whether anything in it changed.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,6 +47,7 @@ class Request:
     """
     What :meth:`DatasetStore.append` was asked for.
 
+    :param ahead: how far beyond now a time may lie; rows beyond wait until it has come.
     :param windows_from: where windows are counted from, if this is the first commit.
     :param adopt: columns that may join the dataset, when the source begins to offer them.
     :param facts: author, origin and run of the commit.
@@ -58,6 +59,7 @@ class Request:
     key: str
     window: timedelta
     lateness: timedelta
+    ahead: timedelta
     windows_from: datetime | None
     adopt: tuple[str, ...]
     facts: Mapping[str, Any]
@@ -84,6 +86,18 @@ class Target:
     adopted: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """
+    A stored window that loses or gains rows, because their time was corrected.
+
+    :param rows: reads the rows that it has from now on, ordered by time and key.
+    """
+
+    index: int
+    rows: Callable[[], list[pa.RecordBatch]]
+
+
 @dataclass(slots=True)
 class _Open:
     """A window that rows are passing through."""
@@ -99,10 +113,21 @@ class Flow:
     The rows on their way into one commit, and what is learnt about them.
 
     :param before: what the newest version says; ``None`` for the first commit.
+    :param mends: windows before those that are read, which change for a correction.
+    :param corrected: rows that have another time now.
     """
 
-    def __init__(self, request: Request, target: Target, before: Sidecar | None) -> None:
-        self._request, self._target, self._before = request, target, before
+    def __init__(
+        self,
+        request: Request,
+        target: Target,
+        before: Sidecar | None,
+        mends: Sequence[Mend] = (),
+        corrected: int = 0,
+    ) -> None:
+        self.mends, self._corrected = mends, corrected
+        self._mended: dict[int, WindowStats] = {}
+        self._request, self.target, self._before = request, target, before
         self._known = {w.index: w for w in before.windows} if before else {}
         self._origin = datetime.fromisoformat(before.origin_time) if before else None
         self._watermark = before.commit.watermark if before else ""
@@ -128,10 +153,13 @@ class Flow:
         try:
             for batch in reader:
                 if batch.num_rows:
-                    for index, part in self._by_window(_cast(batch, self._target.schema)):
+                    for index, part in self._by_window(cast_to(batch, self.target.schema)):
                         yield from self._pass(index, part)
             yield from self._close()
-            if self._done:
+            with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its threads may not read
+                for mend in self.mends:
+                    yield from self._mend(mend.index, pool.submit(mend.rows).result())
+            if self._done or self.mends:
                 self._check_keys()
                 self._write_sidecar()
         except MlopsError as error:
@@ -143,11 +171,24 @@ class Flow:
         if self._error is not None:
             raise self._error
 
-    def replaced_from(self) -> datetime | None:
-        """Return the time from which stored rows are replaced; ``None`` if the commit only adds."""
+    def replaced(self) -> list[tuple[datetime, datetime | None]]:
+        """
+        Return the spans of time whose stored rows are replaced; none if the commit only adds.
+
+        Known with the first row that :meth:`rows` yields.
+        """
+        spans: list[tuple[datetime, datetime | None]] = [
+            (self._moment(mend.index), self._moment(mend.index + 1)) for mend in self.mends
+        ]
+        if self._open is None and not self._done:
+            return spans
         index = self._open.index if self._open and not self._done else min(self._done)
-        replaces = index != self._extended and any(known >= index for known in self._known)
-        return self._moment(index) if replaces else None
+        if index != self._extended and any(known >= index for known in self._known):
+            return [*spans, (self._moment(index), None)]
+        if spans:  # what is written has to lie in what is replaced, also where nothing is stored
+            after = datetime.fromisoformat(self._watermark) + timedelta(microseconds=1)
+            spans.append((after, None))
+        return spans
 
     def _by_window(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Split a batch, ordered by time, at the borders of windows."""
@@ -180,10 +221,6 @@ class Flow:
         if micros.min() < _FIRST_MOMENT or micros.max() > _LAST_MOMENT:
             wrong = pa.array((micros < _FIRST_MOMENT) | (micros > _LAST_MOMENT))
             self._refuse(wrong, keys, "have a time outside the years 1 to 9999, or infinity")
-        latest = (datetime.now(UTC) + self._request.window - _EPOCH) // timedelta(microseconds=1)
-        if micros.max() > latest:  # newer rows would look late from then on
-            wrong = pa.array(micros > latest)
-            self._refuse(wrong, keys, "have a time more than a window in the future")
         if (np.diff(micros) < 0).any():
             msg = f"{self._request.name}: the source did not order its rows by time"
             raise RejectedError(msg)
@@ -220,20 +257,34 @@ class Flow:
         known = self._known.get(window.index)
         if window.held and known is not None and known.digest == str(window.digest):
             return
-        start = self._moment(window.index)
-        self._done[window.index] = WindowStats(
-            window.index,
-            start.isoformat(),
-            (start + self._request.window).isoformat(),
-            window.rows,
-            str(window.digest),
-            f"{self._target.sidecar}.profiles",
-            max(self._target.adopted.values(), default=1),
-        )
+        self._done[window.index] = self._stats(window.index, window.digest)
         self._profiles[window.index] = built
         held = window.held if self._writing or known is None else self._beyond(window, known)
         self._writing = True
         yield from held
+
+    def _mend(self, index: int, rows: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Write a window that a correction changed; one that has no row left goes."""
+        if not rows:
+            return
+        builder = ProfileBuilder(self._like)
+        for batch in rows:
+            builder.update(batch)
+        self._mended[index] = self._stats(index, digest_of(rows))
+        self._profiles[index] = builder.finish()
+        yield from rows
+
+    def _stats(self, index: int, digest: ContentDigest) -> WindowStats:
+        start = self._moment(index)
+        return WindowStats(
+            index,
+            start.isoformat(),
+            (start + self._request.window).isoformat(),
+            digest.rows,
+            str(digest),
+            f"{self.target.sidecar}.profiles",
+            max(self.target.adopted.values(), default=1),
+        )
 
     def _beyond(self, window: _Open, known: WindowStats) -> list[pa.RecordBatch]:
         """
@@ -258,6 +309,8 @@ class Flow:
             self._key_bytes -= self._keys.popleft().nbytes
 
     def _check_keys(self) -> None:
+        if not self._keys:
+            return
         keys = pa.chunked_array(list(self._keys))
         if not has_repeats(keys):
             return
@@ -271,20 +324,28 @@ class Flow:
 
     def _write_sidecar(self) -> None:
         """Write profiles and summary; the commit that follows names them."""
-        request, target, before = self._request, self._target, self._before
-        first = min(self._done)
-        kept = {i: w for i, w in self._known.items() if i < first}
-        windows = tuple(w for _, w in sorted({**kept, **self._done}.items()))
+        request, target, before = self._request, self.target, self._before
+        made = {**self._mended, **self._done}
+        first = min(self._done, default=None)
+        mended = {mend.index for mend in self.mends}
+        kept = {
+            i: w for i, w in self._known.items() if i not in mended and (first is None or i < first)
+        }
+        windows = tuple(w for _, w in sorted({**kept, **made}.items()))
+        said = before.commit if before else None
+        newest = said.watermark if said and self._last is _EPOCH else self._last.isoformat()
+        since = newest if first is None else max(self._first, self._moment(first)).isoformat()
         rows = sum(w.rows for w in windows)
         commit = Commit(
             ref=str(DatasetRef(request.name, target.version)),
             rows=rows,
             added=rows - (before.commit.rows if before else 0),
-            since=max(self._first, self._moment(first)).isoformat(),
-            until=self._last.isoformat(),
-            watermark=self._last.isoformat(),
+            since=since,
+            until=newest,
+            watermark=newest,
             digest=str(total_digest(windows)),
-            windows=tuple(self._done[i] for i in sorted(self._done)),
+            windows=tuple(made[i] for i in sorted(made)),
+            corrected=self._corrected,
             **request.facts,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -313,7 +374,7 @@ class Flow:
         return (self._origin or _EPOCH) + index * self._request.window
 
 
-def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def cast_to(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """
     Bring a batch to the dataset's types and column order.
 

@@ -1,11 +1,14 @@
 """Where rows come from: a PostgreSQL table as a stream of Arrow batches, or a table in memory."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Protocol
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +19,9 @@ from airflow_mlops.core.errors import ConfigurationError, RejectedError, Unavail
 
 _IDENTIFIER_BYTES = 63
 """PostgreSQL cuts longer identifiers silently."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 CONNECT_SECONDS = 10
 """libpq has no limit of its own."""
@@ -65,9 +71,28 @@ class Source(Protocol):
         ...
 
     def read(
-        self, since: datetime | None = None
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
     ) -> contextlib.AbstractContextManager[pa.RecordBatchReader]:
-        """Stream the rows from ``since`` on, ordered by time and key."""
+        """
+        Stream the rows from ``since`` on, ordered by time and key.
+
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
+        """
+        ...
+
+    def count(
+        self, origin: datetime, window: timedelta, until: datetime
+    ) -> Mapping[int, int] | None:
+        """
+        Count the rows before ``until`` in each window; ``None`` if that takes computing them all.
+
+        :param origin: where windows are counted from.
+        """
         ...
 
 
@@ -94,8 +119,11 @@ class PostgresSource:
     def query(self) -> str:
         """The statement, without the moment to begin from."""
         names = sql.SQL(", ").join(map(sql.Identifier, self.columns)) if self.columns else None
+        relation, text = self._relation(), self.table.strip()
+        if text.startswith("("):
+            relation = sql.SQL(f"{text} as source")
         start = sql.SQL("select {} from {}")
-        return start.format(names or sql.SQL("*"), self._relation()).as_string(None)
+        return start.format(names or sql.SQL("*"), relation).as_string(None)
 
     def schema(self) -> pa.Schema:
         """
@@ -107,9 +135,18 @@ class PostgresSource:
         return pa.schema([(name, kind) for name, kind, _ in self._columns()])
 
     @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+    def read(
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
+    ) -> Iterator[pa.RecordBatchReader]:
         """
         Stream the rows from ``since`` on, in one repeatable-read transaction.
+
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
 
         :raises ConfigurationError: as :meth:`schema`.
         :raises RejectedError: if a view fails on a value, such as a division by zero.
@@ -124,23 +161,52 @@ class PostgresSource:
                 connection = stack.enter_context(dbapi.connect(self._dsn()))
                 cursor = stack.enter_context(connection.cursor(adbc_stmt_kwargs=_BATCHES))
                 cursor.execute("set transaction isolation level repeatable read, read only")
-                cursor.execute(self._query(columns, since))
+                cursor.execute(self._query(columns, since, until, keys))
                 batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
             yield pa.RecordBatchReader.from_batches(schema, batches)
 
     def newest(self) -> datetime | None:
         """
-        Return the time of the newest row; nothing if there is none.
+        Return the time of the newest row that is not ahead of now; nothing if there is none.
 
         :raises ConfigurationError: as :meth:`schema`.
         :raises UnavailableError: if the server does not answer.
         """
-        newest = sql.SQL("select max({}) from {}")
-        query = newest.format(sql.Identifier(self.time), self._relation())
+        local = {name: cast for name, _, cast in self._columns()}[self.time] == _FROM_UTC
+        now = datetime.now(UTC)
+        query = sql.SQL("select max({time}) from {relation} where {time} <= {now}").format(
+            time=sql.Identifier(self.time),
+            relation=self._relation(),
+            now=sql.Literal(now.replace(tzinfo=None) if local else now),
+        )
         with _asked(self.table, self._dsn()) as connection:
-            row = connection.execute(query).fetchone()
+            row = connection.execute(query, binary=True).fetchone()
         found: datetime | None = row[0] if row else None
         return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+
+    def count(self, origin: datetime, window: timedelta, until: datetime) -> Mapping[int, int]:
+        """
+        Count the rows before ``until`` in each window; the server reads the time column only.
+
+        :raises ConfigurationError: as :meth:`schema`.
+        :raises UnavailableError: if the server does not answer.
+        """
+        columns = {name: cast for name, _, cast in self._columns()}
+        local = columns[self.time] == _FROM_UTC
+        moment = until.astimezone(UTC).replace(tzinfo=None) if local else until
+        query = sql.SQL(
+            "select floor((extract(epoch from {time}{cast}) - {origin}) / {window})::bigint, "
+            "count(*) from {relation} where {time} < {until} and isfinite({time}) group by 1"
+        ).format(
+            time=sql.Identifier(self.time),
+            cast=sql.SQL(columns[self.time]),
+            origin=sql.Literal(Decimal((origin - _EPOCH) // _MICROSECOND) / 1_000_000),
+            window=sql.Literal(Decimal(window // _MICROSECOND) / 1_000_000),
+            relation=self._relation(),
+            until=sql.Literal(moment),
+        )
+        with _asked(self.table, self._dsn()) as connection:
+            return {int(i): int(n) for i, n in connection.execute(query, binary=True)}
 
     def _dsn(self) -> str:
         """
@@ -155,7 +221,11 @@ class PostgresSource:
             raise ConfigurationError(msg) from None
 
     def _query(
-        self, columns: Sequence[tuple[str, pa.DataType, str]], since: datetime | None
+        self,
+        columns: Sequence[tuple[str, pa.DataType, str]],
+        since: datetime | None,
+        until: datetime | None,
+        keys: Sequence[object] | None,
     ) -> str:
         parts = [
             sql.SQL("({}{}) as {}").format(
@@ -165,15 +235,29 @@ class PostgresSource:
         ]
         query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._relation())
         time, key = sql.Identifier(self.time), sql.Identifier(self.key)
-        if since is not None:
-            local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
-            moment = since.astimezone(UTC).replace(tzinfo=None) if local else since
-            query += sql.SQL(" where {} >= {}").format(time, sql.Literal(moment))
+        local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
+        where = []
+        for sign, moment in ((">=", since), ("<", until)):
+            if moment is not None:
+                edge = moment.astimezone(UTC).replace(tzinfo=None) if local else moment
+                where.append(sql.SQL(f"{{}} {sign} {{}}").format(time, sql.Literal(edge)))
+        if keys is not None:  # as text that has no type yet, it becomes an array of the key's type
+            texts = sql.Literal([str(value) for value in keys])
+            where.append(sql.SQL("{} = any({})").format(key, texts))
+        if where:
+            query += sql.SQL(" where ") + sql.SQL(" and ").join(where)
         return (query + sql.SQL(" order by {}, {}").format(time, key)).as_string(None)
 
     def _relation(self) -> sql.Composable:
-        """Write the table, or the query, as it stands after ``from``."""
+        """
+        Write the table, or the query, as it stands after ``from``.
+
+        A query stands on lines of its own: a comment at its end does not hide what follows it.
+        """
         text = self.table.strip()
+        if "\0" in text:
+            msg = f"no text of PostgreSQL: {text!r} holds a NUL"
+            raise ConfigurationError(msg)
         is_query = text.startswith("(") and text.endswith(")")
         parts = [] if is_query else text.split(".", 1)
         for part in (*parts, self.key, self.time, *(self.columns or ())):
@@ -183,13 +267,15 @@ class PostgresSource:
                     f"(1 to {_IDENTIFIER_BYTES} bytes, no NUL)"
                 )
                 raise ConfigurationError(msg)
-        return sql.SQL(f"{text} as source") if is_query else sql.Identifier(*parts)
+        if is_query:
+            return sql.SQL(f"(\n{text[1:-1]}\n) as source")
+        return sql.Identifier(*parts)
 
     def _columns(self) -> list[tuple[str, pa.DataType, str]]:
         """Name, Arrow type and cast of each wanted column."""
         query = sql.SQL("select * from {} limit 0").format(self._relation())
         with _asked(self.table, self._dsn()) as connection:
-            found = connection.execute(query).description or []
+            found = connection.execute(query, binary=True).description or []
         types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
         wanted = self.columns or tuple(types)
         asked = dict.fromkeys((*wanted, self.key, self.time))
@@ -229,10 +315,18 @@ class ArrowSource:
         return pa.schema([(f.name, stored_type(f.type)) for f in self.table.schema])
 
     @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+    def read(
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
+    ) -> Iterator[pa.RecordBatchReader]:
         """
         Stream the rows from ``since`` on, ordered by time and key.
 
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
         :raises RejectedError: if a value has no place in the type that is stored.
         """
         try:
@@ -242,8 +336,35 @@ class ArrowSource:
             raise RejectedError(msg) from error
         if since is not None:
             found = found.filter(pc.greater_equal(found[self.time], pa.scalar(since)))
+        if until is not None:
+            found = found.filter(pc.less(found[self.time], pa.scalar(until)))
+        if keys is not None:
+            wanted = pa.array(list(keys), found.schema.field(self.key).type)
+            found = found.filter(pc.is_in(found[self.key], value_set=wanted))
         found = found.sort_by([(self.time, "ascending"), (self.key, "ascending")])
         yield found.to_reader(max_chunksize=65_536)
+
+    def count(self, origin: datetime, window: timedelta, until: datetime) -> Mapping[int, int]:
+        """Count the rows before ``until`` in each window."""
+        times = self.table[self.time].cast(pa.timestamp("us", "UTC"), safe=False).drop_null()
+        return counted_by_window([times.filter(pc.less(times, pa.scalar(until)))], origin, window)
+
+
+def counted_by_window(
+    times: Iterable[pa.Array | pa.ChunkedArray], origin: datetime, window: timedelta
+) -> dict[int, int]:
+    """
+    Count times in each window.
+
+    :param times: timestamps in microseconds, UTC.
+    """
+    found: Counter[int] = Counter()
+    for part in times:
+        micros = part.cast(pa.int64()).to_numpy()
+        first, length = (origin - _EPOCH) // _MICROSECOND, window // _MICROSECOND
+        indices, counts = np.unique((micros - first) // length, return_counts=True)
+        found.update(dict(zip(indices.tolist(), counts.tolist(), strict=True)))
+    return dict(found)
 
 
 def quoted(name: str) -> str:
@@ -293,9 +414,15 @@ def _as_schema(
 
 @contextlib.contextmanager
 def _asked(table: str, dsn: str) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-    """Connect for one question about a table; errors get their family."""
+    """
+    Connect for one question about a table; errors get their family.
+
+    Nothing can be written. Ask with ``binary=True``: then a question is one statement, and text of
+    a user cannot end it and begin another.
+    """
     try:
         with psycopg.connect(dsn) as connection:
+            connection.read_only = True
             yield connection
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         msg = f"no table {table!r} in this database: {error}"
@@ -306,6 +433,9 @@ def _asked(table: str, dsn: str) -> Iterator["psycopg.Connection[tuple[Any, ...]
     except psycopg.errors.InsufficientPrivilege as error:
         msg = f"this login may not read {table!r}: {error}"
         raise ConfigurationError(msg) from error
+    except psycopg.DataError as error:
+        msg = f"a value of {table!r} cannot be read: {error}; correct the rows or the view"
+        raise RejectedError(msg) from error
     except psycopg.Error as error:
         raise _no_connection(table, error) from error
 

@@ -19,7 +19,10 @@ _PATIENCE = {"max_retries": "3", "retry_timeout": "30s"}
 """An object store that is away is given up after a while; object_store's own limit is 3 minutes."""
 
 _REFUSED = ("Generic Config error", "NoSuchBucket", "AccessDenied", "InvalidAccessKey", "Forbidden")
-_BROKEN = ("Json error", "Arrow error", "Parquet error", "Invalid Checkpoint")
+_BROKEN = tuple(
+    f"Kernel error: {kind}"
+    for kind in ("Json error", "Arrow error", "Parquet error", "Invalid Checkpoint")
+)
 """What delta-rs says of a file of its log that is cut or garbled: a retry reads it again."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

@@ -6,7 +6,7 @@ or the whole one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -212,21 +212,25 @@ class VersionLog(LogFiles):
         rows: pa.RecordBatchReader,
         properties: CommitProperties,
         *,
-        replaced: tuple[str, datetime] | None,
+        replaced: Sequence[tuple[datetime, datetime | None]],
+        time: str,
         schema_mode: Literal["merge", "overwrite"] | None,
     ) -> None:
         """
         Commit rows.
 
-        :param replaced: time column, and the moment from which stored rows are replaced.
+        :param replaced: spans of time whose stored rows are replaced: first moment (inclusive) and
+            end (exclusive; ``None``: all later ones); empty: the commit only adds.
+        :param time: time column.
         :param schema_mode: ``"merge"`` adds columns, ``"overwrite"`` replaces all rows as well.
         :raises deltalake.exceptions.CommitFailedError: if somebody else committed first.
         """
         how: dict[str, Any] = {"mode": "append", "schema_mode": schema_mode}
         if schema_mode == "overwrite":
             how["mode"] = "overwrite"
-        elif replaced is not None:
-            how |= {"mode": "overwrite", "predicate": _from(*replaced)}
+        elif replaced:
+            predicate = " or ".join(f"({_within(time, *span)})" for span in replaced)
+            how |= {"mode": "overwrite", "predicate": predicate}
         with self._talking(f"cannot write {_name(table)}"):
             write_deltalake(
                 table,
@@ -396,7 +400,12 @@ def schema_of(table: DeltaTable) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
 
 
-def _from(column: str, moment: datetime) -> str:
-    """Write ``column >= moment`` in the words of delta-rs."""
+def _within(column: str, since: datetime, until: datetime | None) -> str:
+    """Write ``since <= column < until`` in the words of delta-rs."""
+    found = f"{quoted(column)} >= {_moment(since)}"
+    return found if until is None else f"{found} and {quoted(column)} < {_moment(until)}"
+
+
+def _moment(moment: datetime) -> str:
     text = moment.isoformat(timespec="microseconds")
-    return f"{quoted(column)} >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
+    return f"arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
