@@ -73,6 +73,7 @@ class Append:
             )
             raise RejectedError(msg)
         offered = self.source.schema()
+        _check_names(self.request, offered)
         target = self._target(table, before, offered)
         since = before.reread_from(self.request.lateness) if before else None
         with self.source.read(since) as reader, tempfile.SpooledTemporaryFile(_MEMORY) as file:
@@ -180,6 +181,17 @@ def _schema_mode(before: Sidecar | None, target: Target) -> Literal["merge", "ov
     if before is None:  # the table is empty; an attempt that was refused may have made it otherwise
         return "overwrite"
     return "merge" if target.adopted != before.adopted else None
+
+
+def _check_names(asked: Request, offered: pa.Schema) -> None:
+    """A name with a NUL would be stored as another one, cut there."""
+    wrong = [name for name in (*offered.names, *asked.adopt) if "\0" in name]
+    if wrong:
+        msg = (
+            f"{asked.name}: column {wrong[0]!r} has a NUL in its name; offer it under another one, "
+            "for instance through a view"
+        )
+        raise ConfigurationError(msg)
 
 
 def _check_first(asked: Request, offered: pa.Schema) -> None:

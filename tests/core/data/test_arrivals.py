@@ -10,7 +10,7 @@ from airflow_mlops.core.data.arrears import find_arrears
 from airflow_mlops.core.data.dataset_sources import DatasetSource
 from airflow_mlops.core.data.file_sources import FileSource
 from airflow_mlops.core.data.sources import ArrowSource, PostgresSource
-from airflow_mlops.core.errors import RejectedError
+from airflow_mlops.core.errors import ConfigurationError, RejectedError
 
 MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -130,6 +130,12 @@ class TestACorrectedTime:
         source = {k: (h if k % 2 else h + 5 * 168) for k, h in hourly(5).items()}
         assert append(store, "d", rows(source), "k2").corrected == 4 * 84
         assert held(store) == source
+
+
+def test_a_nul_in_the_name_of_a_column_is_refused(dataset_store, append):
+    wrong = table({1: 0}).rename_columns(["id", "at", "x\0y"])
+    with pytest.raises(ConfigurationError, match=r"column 'x\\x00y' has a NUL"):
+        append(dataset_store, "d", ArrowSource(wrong, "id", "at"))
 
 
 class TestRowsAheadOfNow:
