@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.data.sources import counted_by_window
+from airflow_mlops.core.data.arrow_source import counted_by_window
 from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.errors import ConfigurationError
 

@@ -325,30 +325,8 @@ class Flow:
     def _write_sidecar(self) -> None:
         """Write profiles and summary; the commit that follows names them."""
         request, target, before = self._request, self.target, self._before
-        made = {**self._mended, **self._done}
-        first = min(self._done, default=None)
-        mended = {mend.index for mend in self.mends}
-        kept = {
-            i: w for i, w in self._known.items() if i not in mended and (first is None or i < first)
-        }
-        windows = tuple(w for _, w in sorted({**kept, **made}.items()))
-        said = before.commit if before else None
-        newest = said.watermark if said and self._last is _EPOCH else self._last.isoformat()
-        since = newest if first is None else max(self._first, self._moment(first)).isoformat()
-        rows = sum(w.rows for w in windows)
-        commit = Commit(
-            ref=str(DatasetRef(request.name, target.version)),
-            rows=rows,
-            added=rows - (before.commit.rows if before else 0),
-            since=since,
-            until=newest,
-            watermark=newest,
-            digest=str(total_digest(windows)),
-            windows=tuple(made[i] for i in sorted(made)),
-            corrected=self._corrected,
-            **request.facts,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        windows = self._windows()
+        commit = self._commit(windows)
         sidecar = Sidecar(
             commit=commit,
             origin_time=self._moment(0).isoformat(),
@@ -368,6 +346,36 @@ class Flow:
                 (target.sidecar, sidecar.to_json().encode()),
             ):
                 pool.submit(target.write_file, path, content).result()
+
+    def _windows(self) -> tuple[WindowStats, ...]:
+        """Return every window of the version: those written, and those that stay."""
+        first = min(self._done, default=None)
+        mended = {mend.index for mend in self.mends}
+        kept = {
+            i: w for i, w in self._known.items() if i not in mended and (first is None or i < first)
+        }
+        return tuple(w for _, w in sorted({**kept, **self._mended, **self._done}.items()))
+
+    def _commit(self, windows: tuple[WindowStats, ...]) -> Commit:
+        first, before = min(self._done, default=None), self._before
+        made = {**self._mended, **self._done}
+        said = before.commit if before else None
+        newest = said.watermark if said and self._last is _EPOCH else self._last.isoformat()
+        since = newest if first is None else max(self._first, self._moment(first)).isoformat()
+        rows = sum(w.rows for w in windows)
+        return Commit(
+            ref=str(DatasetRef(self._request.name, self.target.version)),
+            rows=rows,
+            added=rows - (said.rows if said else 0),
+            since=since,
+            until=newest,
+            watermark=newest,
+            digest=str(total_digest(windows)),
+            windows=tuple(made[i] for i in sorted(made)),
+            corrected=self._corrected,
+            **self._request.facts,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
 
     def _moment(self, index: int) -> datetime:
         """Return the start of a window."""

@@ -37,7 +37,7 @@ from airflow_mlops.core.data.foreign import (
     same_rows,
 )
 from airflow_mlops.core.data.log_files import LogFiles
-from airflow_mlops.core.data.sources import quoted
+from airflow_mlops.core.data.predicates import within
 from airflow_mlops.core.data.table_files import stored
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
@@ -229,8 +229,7 @@ class VersionLog(LogFiles):
         if schema_mode == "overwrite":
             how["mode"] = "overwrite"
         elif replaced:
-            predicate = " or ".join(f"({_within(time, *span)})" for span in replaced)
-            how |= {"mode": "overwrite", "predicate": predicate}
+            how |= {"mode": "overwrite", "predicate": within(time, replaced)}
         with self._talking(f"cannot write {_name(table)}"):
             write_deltalake(
                 table,
@@ -398,14 +397,3 @@ def _types(schema: pa.Schema) -> Iterator[tuple[str, str]]:
 def schema_of(table: DeltaTable) -> pa.Schema:
     """Return columns and their types."""
     return pa.schema(table.schema().to_arrow())
-
-
-def _within(column: str, since: datetime, until: datetime | None) -> str:
-    """Write ``since <= column < until`` in the words of delta-rs."""
-    found = f"{quoted(column)} >= {_moment(since)}"
-    return found if until is None else f"{found} and {quoted(column)} < {_moment(until)}"
-
-
-def _moment(moment: datetime) -> str:
-    text = moment.isoformat(timespec="microseconds")
-    return f"arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
