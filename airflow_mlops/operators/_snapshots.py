@@ -78,7 +78,7 @@ class SnapshotOperator(MlopsOperator):
             raise
         self.processed = commit.added
         self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
-        if commit.corrected and commit.windows:
+        if commit.corrected:
             self.log.warning("%s: the time of %d rows was corrected", commit.ref, commit.corrected)
         looked = {"looked_at": _looked_at(commit)}
         return commit.summary() | looked | self._arrears(context, source, commit)

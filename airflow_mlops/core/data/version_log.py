@@ -161,7 +161,7 @@ class VersionLog(LogFiles):
                 continue
             if written:
                 return self._own(self.get(change.name), change)
-            return replace(before.commit, added=0, windows=()) if before else None
+            return replace(before.commit, added=0, windows=(), corrected=0) if before else None
         msg = f"{_RACES} other changes of {change.name} came first; try the {change.what} again"
         raise UnavailableError(msg)
 
