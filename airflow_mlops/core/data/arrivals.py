@@ -5,6 +5,7 @@ What arrives is kept in a temporary file, so that it can be looked through befor
 bounded memory.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from airflow_mlops.core.data.snapshots import Mend, Request, cast_to
 from airflow_mlops.core.data.sources import Source
 from airflow_mlops.core.data.tables import Table
-from airflow_mlops.core.errors import RejectedError
+
+_log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -99,13 +101,11 @@ class Arrivals:
         """
         Find rows whose time was corrected; return the stored windows that change, and their number.
 
-        A row may have gone to the windows that are read, or from them to an earlier one.
-
-        :raises RejectedError: if the source has the key twice: it is no correction.
+        A row may have gone to the windows that are read, or from them to an earlier one. A key
+        whose old row is still at the source names two rows; that is no correction.
         """
         gone = self._gone()
-        moved = self._moved()
-        self._refuse_repeats(moved)
+        moved = self._without_repeats(self._moved())
         earlier = self._earlier(gone)
         if not moved.num_rows and not earlier.num_rows:
             return [], 0
@@ -161,18 +161,19 @@ class Arrivals:
                 found += [pa.Table.from_batches([cast_to(b, self.schema)]) for b in reader]
         return pa.concat_tables(found)
 
-    def _refuse_repeats(self, moved: pa.Table) -> None:
-        """A key whose old row is still at the source names two rows; nothing was corrected."""
+    def _without_repeats(self, moved: pa.Table) -> pa.Table:
+        """Leave out keys whose old row is still at the source: they name two rows, none moved."""
         for keys in _chunks(moved[self.request.key]):
             with self.source.read(None, until=self.since, keys=keys) as reader:
-                twice = [str(v) for b in reader for v in b.column(self.request.key).to_pylist()]
-            if twice:
-                msg = (
-                    f"{self.request.name}: {len(twice)} values of key {self.request.key!r} repeat, "
-                    f"such as {', '.join(twice[:3])}: the source has another row of each before "
-                    f"{self.since.isoformat()}; name a column that is different in every row"
-                )
-                raise RejectedError(msg)
+                names = [cast_to(b, self.schema).column(self.request.key) for b in reader]
+            there = pa.chunked_array(names, self.schema.field(self.request.key).type).unique()
+            if len(there):
+                some = ", ".join(map(str, there.slice(0, 3).to_pylist()))
+                text = "%s: %d values of key %r name two rows at the source each, such as %s"
+                _log.warning(text, self.request.name, len(there), self.request.key, some)
+                again = pc.is_in(moved[self.request.key], value_set=there)
+                moved = moved.filter(pc.invert(again))
+        return moved
 
     def _compare(self, index: int | None, keys: Sequence[pa.Array], known: set[int]) -> None:
         """Note which stored rows of a window do not arrive with it."""

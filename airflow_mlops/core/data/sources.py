@@ -254,10 +254,10 @@ class PostgresSource:
         A query stands on lines of its own: a comment at its end does not hide what follows it.
         """
         text = self.table.strip()
-        if "\0" in text:
-            msg = f"no text of PostgreSQL: {text!r} holds a NUL"
-            raise ConfigurationError(msg)
         is_query = text.startswith("(") and text.endswith(")")
+        if is_query and "\0" in text:
+            msg = f"no query of PostgreSQL: {text!r} holds a NUL"
+            raise ConfigurationError(msg)
         parts = [] if is_query else text.split(".", 1)
         for part in (*parts, self.key, self.time, *(self.columns or ())):
             if not part or "\0" in part or len(part.encode()) > _IDENTIFIER_BYTES:

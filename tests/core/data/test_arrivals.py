@@ -118,11 +118,16 @@ class TestACorrectedTime:
         append(store, "d", ArrowSource(wider, "id", "at"), "k2", adopt=["z"])
         assert held(store)[200] == 5 * 168 + 2
 
-    def test_is_no_correction_if_the_old_row_is_still_there(self, store, append):
+    def test_is_no_correction_if_the_old_row_is_still_there(self, store, append, caplog):
         twice = pa.concat_tables([table(hourly(5)), table({7: 5 * 168 + 1})])
-        with pytest.raises(
-            RejectedError, match=r"1 values of key 'id' repeat, such as 7: the sour"
-        ):
+        commit = append(store, "d", ArrowSource(twice, "id", "at"), "k2")
+        assert (commit.added, commit.corrected) == (1, 0)
+        assert newest(store).between().to_arrow()["id"].to_pylist().count(7) == 2
+        assert "1 values of key 'id' name two rows at the source each, such as 7" in caplog.text
+
+    def test_that_leaves_a_key_twice_in_what_is_read_is_refused(self, store, append):
+        twice = pa.concat_tables([table(hourly(5)), table({5 * 168 - 1: 5 * 168 + 1})])
+        with pytest.raises(RejectedError, match="1 values of key 'id' repeat, such as 839"):
             append(store, "d", ArrowSource(twice, "id", "at"), "k2")
         assert held(store) == hourly(5)
 
