@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, total_digest
-from airflow_mlops.core.data.digest import ContentDigest, digest_of
+from airflow_mlops.core.data.digest import ContentDigest, digest_of, digests_of
 from airflow_mlops.core.data.keys import has_repeats
 from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
@@ -153,8 +153,8 @@ class Flow:
         try:
             for batch in reader:
                 if batch.num_rows:
-                    for index, part in self._by_window(cast_to(batch, self.target.schema)):
-                        yield from self._pass(index, part)
+                    for found in self._by_window(cast_to(batch, self.target.schema)):
+                        yield from self._pass(*found)
             yield from self._close()
             with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its threads may not read
                 for mend in self.mends:
@@ -190,8 +190,10 @@ class Flow:
             spans.append((after, None))
         return spans
 
-    def _by_window(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Split a batch, ordered by time, at the borders of windows."""
+    def _by_window(
+        self, batch: pa.RecordBatch
+    ) -> Iterator[tuple[int, pa.RecordBatch, ContentDigest]]:
+        """Split a batch, ordered by time, at the borders of windows; digest each part."""
         micros = self._moments(batch)
         first, last = (_EPOCH + timedelta(microseconds=int(m)) for m in (micros[0], micros[-1]))
         if self._origin is None:
@@ -208,8 +210,8 @@ class Flow:
         origin = (self._origin - _EPOCH) // microsecond
         indices = (micros - origin) // (self._request.window // microsecond)
         cuts = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
-        for start, stop in pairwise(cuts):
-            yield int(indices[start]), batch.slice(start, stop - start)
+        for (start, stop), digest in zip(pairwise(cuts), digests_of(batch, cuts), strict=True):
+            yield int(indices[start]), batch.slice(start, stop - start), digest
 
     def _moments(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
         """Return the time of each row in microseconds since 1970, shape ``(n_rows,)``."""
@@ -233,13 +235,15 @@ class Flow:
             msg = f"{self._request.name}: {count} rows {what}, such as {', '.join(some)}"
             raise RejectedError(msg)
 
-    def _pass(self, index: int, part: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def _pass(
+        self, index: int, part: pa.RecordBatch, digest: ContentDigest
+    ) -> Iterator[pa.RecordBatch]:
         if self._open is None or self._open.index != index:
             yield from self._close()
             self._open = _Open(index)
         window = self._open
         window.rows += part.num_rows
-        window.digest = window.digest + digest_of([part])
+        window.digest = window.digest + digest
         self._remember(part.column(self._request.key))
         self._builder.update(part)
         if self._writing or index not in self._known:
@@ -275,11 +279,10 @@ class Flow:
         yield from rows
 
     def _stats(self, index: int, digest: ContentDigest) -> WindowStats:
-        start = self._moment(index)
         return WindowStats(
             index,
-            start.isoformat(),
-            (start + self._request.window).isoformat(),
+            self._moment(index).isoformat(),
+            self._moment(index + 1).isoformat(),
             digest.rows,
             str(digest),
             f"{self.target.sidecar}.profiles",
@@ -358,8 +361,7 @@ class Flow:
 
     def _commit(self, windows: tuple[WindowStats, ...]) -> Commit:
         first, before = min(self._done, default=None), self._before
-        made = {**self._mended, **self._done}
-        said = before.commit if before else None
+        made, said = {**self._mended, **self._done}, before.commit if before else None
         newest = said.watermark if said and self._last is _EPOCH else self._last.isoformat()
         since = newest if first is None else max(self._first, self._moment(first)).isoformat()
         rows = sum(w.rows for w in windows)
