@@ -174,7 +174,7 @@ def snapshot(args: argparse.Namespace) -> None:
                 works = [
                     ("first snapshot", f"{root}/third", str(args.windows // 3)),
                     ("first snapshot", f"{root}/first", str(args.windows)),
-                    ("many versions", f"{root}/many", str(args.windows), "40"),
+                    ("many versions", f"{root}/many", str(args.windows), "20"),
                     ("log", f"{root}/log", str(args.versions)),
                     ("gc", f"{root}/log"),
                 ]
