@@ -171,17 +171,19 @@ class PostgresSource:
         :raises ConfigurationError: as :meth:`schema`.
         :raises UnavailableError: if the server does not answer.
         """
-        local = {name: cast for name, _, cast in self._columns()}[self.time] == _FROM_UTC
-        now = datetime.now(UTC)
-        query = sql.SQL("select max({time}) from {relation} where {time} <= {now}").format(
-            time=sql.Identifier(self.time),
-            relation=self._relation(),
-            now=sql.Literal(now.replace(tzinfo=None) if local else now),
-        )
+        time, relation = sql.Identifier(self.time), self._relation()
+        query = sql.SQL("select max({}) from {}").format(time, relation)
         with _asked(self.table, self._dsn()) as connection:
-            row = connection.execute(query, binary=True).fetchone()
-        found: datetime | None = row[0] if row else None
-        return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+            newest = _first_time(connection, query)
+            now = datetime.now(UTC)  # after the answer, which may have been stamped just then
+            if (
+                newest is not None
+                and (newest if newest.tzinfo else newest.replace(tzinfo=UTC)) > now
+            ):
+                edge = now if newest.tzinfo else now.replace(tzinfo=None)
+                query += sql.SQL(" where {} <= {}").format(time, sql.Literal(edge))
+                newest = _first_time(connection, query)
+        return newest if newest is None or newest.tzinfo else newest.replace(tzinfo=UTC)
 
     def count(self, origin: datetime, window: timedelta, until: datetime) -> Mapping[int, int]:
         """
@@ -315,6 +317,13 @@ def _as_schema(
         for batch in batches:
             arrays = [column.cast(f.type) for column, f in zip(batch.columns, schema, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _first_time(
+    connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.Composed
+) -> datetime | None:
+    row = connection.execute(query, binary=True).fetchone()
+    return row[0] if row else None
 
 
 @contextlib.contextmanager
