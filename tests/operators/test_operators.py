@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG
 
+from airflow_mlops.core.entries import Entry
 from airflow_mlops.core.errors import (
     ConfigurationError,
     RejectedError,
