@@ -13,7 +13,8 @@ from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import DatasetRef
-from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL, ModelVersion
+from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL
+from airflow_mlops.core.training.versions import ModelVersion
 
 RAW = ".raw"
 """How a lifecycle names rows as they arrive, if SQL makes those to learn from."""

@@ -16,7 +16,8 @@ from airflow_mlops.core.deployment.registry import ModelRegistry
 from airflow_mlops.core.errors import DatasetNotFoundError, LedgerLostError
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.refs import DatasetRef
-from airflow_mlops.core.training.models import DATA, LABELS, ModelVersion
+from airflow_mlops.core.training.models import DATA, LABELS
+from airflow_mlops.core.training.versions import ModelVersion
 
 OLDER = timedelta(days=90)
 """For how long everything stays."""

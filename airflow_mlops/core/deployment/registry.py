@@ -22,7 +22,8 @@ from airflow_mlops.core.ledger import Entry, Ledger, State
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.answers import talking
-from airflow_mlops.core.training.models import ModelStore, ModelVersion
+from airflow_mlops.core.training.models import ModelStore
+from airflow_mlops.core.training.versions import ModelVersion
 
 __all__ = ["ANCHOR", "MOVED_ALIAS", "Ask", "ModelRegistry", "rollback_target"]
 

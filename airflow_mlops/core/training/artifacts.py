@@ -6,16 +6,98 @@ can be compared with what was recorded.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.core.errors import ModelNotFoundError, UnavailableError
+from airflow_mlops.core.errors import (
+    ModelChangedError,
+    ModelLostError,
+    ModelNotFoundError,
+    UnavailableError,
+)
 from airflow_mlops.core.training.answers import talking
-from airflow_mlops.core.training.files import count_files
+from airflow_mlops.core.training.files import count_files, drop_bytecode, tree_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+MODEL = "model"
+"""Folder of a run that holds its model."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """
+    The files of one model version, and how they are recognized.
+
+    :param what: the version; errors name it.
+    :param run_id: MLflow run that has them.
+    :param digest: SHA-256 over their paths and bytes.
+    :param files: how many there are; ``None``: nobody knows.
+    """
+
+    what: str
+    run_id: str
+    digest: str
+    files: int | None
+
+
+def fetch(client: "MlflowClient", wanted: Wanted, into: Path) -> Path:
+    """
+    Download the folder of a model, and check that it holds what it has to hold.
+
+    Compiled code is no part of a model: nobody knows who wrote it, and it goes.
+
+    :param into: an empty folder.
+    :raises ModelChangedError: if a file was changed, lost or added.
+    :raises UnavailableError: if they could not be read whole: that says nothing about them;
+        :class:`ModelLostError` if the store answers, and does not have them.
+    """
+    found, what = "", wanted.what
+    for number in ("first", "second"):  # one that was cut off may come whole the next time
+        place = into / number
+        place.mkdir()
+        folder = _downloaded(client, wanted, place)
+        for name in drop_bytecode(folder):
+            _logger.warning("%s: %s is compiled code, and not used", what, name)
+        before, found = found, tree_digest(folder)
+        if found == wanted.digest:
+            return folder
+    why = unread(client, wanted.run_id, MODEL, folder, what, files=wanted.files)
+    if wanted.files is not None and count(client, wanted.run_id, MODEL, what) < wanted.files:
+        raise _lost(wanted)
+    if why or found != before:
+        msg = f"files of {what} were not read whole: {why or 'each time others'}; try again"
+        raise UnavailableError(msg)
+    msg = (
+        f"files of {what} are not those that were evaluated: digest {found[:16]}, "
+        f"recorded {wanted.digest[:16]}; roll back, or train again"
+    )
+    raise ModelChangedError(msg)
+
+
+def _downloaded(client: "MlflowClient", wanted: Wanted, into: Path) -> Path:
+    try:
+        return download(client, wanted.run_id, MODEL, into, wanted.what)
+    except UnavailableError as error:
+        there = has(client, wanted.run_id, MODEL, wanted.what)
+        if there and count(client, wanted.run_id, MODEL, wanted.what):
+            raise
+        raise _lost(wanted) from error
+
+
+def _lost(wanted: Wanted) -> ModelLostError:
+    msg = (
+        f"files of {wanted.what} are gone from run {wanted.run_id}: bring them back from a backup "
+        "of the artifact store, roll back, or train again"
+    )
+    return ModelLostError(msg)
 
 
 @contextlib.contextmanager

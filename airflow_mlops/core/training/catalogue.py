@@ -8,7 +8,8 @@ from typing import Any, Self
 from airflow_mlops.core.data.contract import Contract
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.refs import FeatureRef, canonical_json
-from airflow_mlops.core.training.models import FEATURES, ModelStore, ModelVersion
+from airflow_mlops.core.training.models import FEATURES, ModelStore
+from airflow_mlops.core.training.versions import ModelVersion
 
 FUNCTION, PARAMS = "mlops.feature_function", "mlops.feature_params"
 INPUTS, OUTPUTS = "mlops.feature_inputs", "mlops.feature_outputs"

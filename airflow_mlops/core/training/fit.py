@@ -22,9 +22,10 @@ from airflow_mlops.core.training.catalogue import feature_tags
 from airflow_mlops.core.training.estimators import Written
 from airflow_mlops.core.training.functions import Backtest, Fitted, Functions, Loss, Verify
 from airflow_mlops.core.training.inputs import DataInput
-from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore, ModelVersion
+from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore
 from airflow_mlops.core.training.provenance import Environment, packages_of
 from airflow_mlops.core.training.saving import Saved, save_model
+from airflow_mlops.core.training.versions import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)

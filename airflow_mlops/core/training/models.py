@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ModelChangedError,
-    ModelLostError,
     ModelNotFoundError,
     UnavailableError,
     UserCodeError,
@@ -29,9 +28,9 @@ from airflow_mlops.core.refs import FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import artifacts, mlops_loader_v1
 from airflow_mlops.core.training.answers import talking
-from airflow_mlops.core.training.files import drop_bytecode, tree_digest
 from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.saving import CONTENTS, about_of
+from airflow_mlops.core.training.versions import ModelVersion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,38 +65,6 @@ SYSTEM_INTERVAL = 5
 
 PARAM_LETTERS = 6000
 """MLflow cuts longer parameter values silently."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelVersion:
-    """
-    One registered version.
-
-    :param run_id: MLflow run that made it.
-    :param recipe: id of its recipe.
-    :param digest: SHA-256 over the paths and bytes of its files.
-    :param tags: all its tags.
-    :param created_at: when it was registered, ISO 8601.
-    """
-
-    ref: ModelRef
-    run_id: str
-    recipe: str
-    digest: str
-    status: str
-    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
-    created_at: str = ""
-
-    def fact(self, name: str) -> str:
-        """
-        Return a tag that training wrote.
-
-        :raises ModelNotFoundError: if it is missing: the version was not trained by this package.
-        """
-        if name not in self.tags:
-            msg = f"{self.ref} has no tag {name}: it was not trained by airflow_mlops"
-            raise ModelNotFoundError(msg)
-        return self.tags[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,39 +332,17 @@ class ModelStore:
             :class:`ModelLostError` if the store answers, and does not have them.
         """
         self.check_identity(version)
-        what, known, found = str(version.ref), (self.client, version.run_id, "model"), ""
-        for number in ("first", "second"):  # one that was cut off may come whole the next time
-            place = into / number
-            place.mkdir()
-            folder = self._downloaded(version, place)
-            for name in drop_bytecode(folder):
-                _logger.warning("%s: %s is compiled code, and not used", what, name)
-            before, found = found, tree_digest(folder)
-            if found == version.digest:
-                return folder
         files = version.tags.get(FILES, "")
-        count = int(files) if files.isdecimal() else None
-        why = artifacts.unread(*known, folder, what, files=count)
-        if count is not None and artifacts.count(*known, what) < count:
-            raise _lost(version)
-        if why or found != before:
-            msg = f"files of {what} were not read whole: {why or 'each time others'}; try again"
-            raise UnavailableError(msg)
-        msg = (
-            f"files of {version.ref} are not those that were evaluated: digest {found[:16]}, "
-            f"recorded {version.digest[:16]}; roll back, or train again"
+        return artifacts.fetch(
+            self.client,
+            artifacts.Wanted(
+                str(version.ref),
+                version.run_id,
+                version.digest,
+                int(files) if files.isdecimal() else None,
+            ),
+            into,
         )
-        raise ModelChangedError(msg)
-
-    def _downloaded(self, version: ModelVersion, into: Path) -> Path:
-        run_id, what = version.run_id, str(version.ref)
-        try:
-            return artifacts.download(self.client, run_id, "model", into, what)
-        except UnavailableError as error:
-            there = artifacts.has(self.client, run_id, "model", what)
-            if there and artifacts.count(self.client, run_id, "model", what):
-                raise
-            raise _lost(version) from error
 
     def check_identity(self, version: ModelVersion) -> None:
         """
@@ -443,14 +388,6 @@ class ModelStore:
                 msg = f"{ref} does not load here: {type(error).__name__}: {error}"
                 raise UserCodeError(msg) from error
             yield model
-
-
-def _lost(version: ModelVersion) -> ModelLostError:
-    msg = (
-        f"files of {version.ref} are gone from run {version.run_id}: bring them back from a backup "
-        "of the artifact store, roll back, or train again"
-    )
-    return ModelLostError(msg)
 
 
 def _version(found: Any) -> ModelVersion:

@@ -9,7 +9,7 @@ from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.tables import Slice, Table
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training import models
-from airflow_mlops.core.training.models import ModelVersion
+from airflow_mlops.core.training.versions import ModelVersion
 
 
 def training_rows(store: DatasetStore, version: ModelVersion) -> Slice:
