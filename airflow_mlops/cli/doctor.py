@@ -16,6 +16,7 @@ from airflow_mlops.cli.verb import (
     verb,
 )
 from airflow_mlops.core.errors import ConfigurationError, MlopsError, RejectedError
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -51,7 +52,7 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
             results[name] = {"ok": False, "found": f"{type(error).__name__}: {error}"}
     lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
     healthy = all(r["ok"] for r in results.values())
-    return {"healthy": healthy, "checks": results}, "\n".join(lines)
+    return {"healthy": healthy, "checks": results}, written(lines)
 
 
 def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
@@ -72,7 +73,7 @@ def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
     lines = [f"{len(tried)} bad models, made of the recipe of {champion}:", *map(_line, tried)]
     lines.append(f"{refused} of {len(tried)} do not pass the gates of {args.model}")
     found = {"model": str(champion), "healthy": refused == len(tried)}
-    return found | {"tried": [one.to_dict() for one in tried]}, "\n".join(lines)
+    return found | {"tried": [one.to_dict() for one in tried]}, written(lines)
 
 
 def _line(tried: "Tried") -> str:
