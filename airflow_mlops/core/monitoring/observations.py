@@ -215,7 +215,9 @@ class Observations:
         """Return key, version and value of what was served: one for each key."""
         with self.connected() as connection:
             rows = connection.execute(
-                "select key, version, prediction from mlops.served where model = %s order by key",
+                # All of them in one pass: view mlops.served looks up row by row.
+                "select distinct on (key) key, version, prediction from mlops.predictions "
+                "where model = %s and not shadow order by key, scored_at, version",
                 (model,),
             ).fetchall()
         return tuple((str(key), int(version), float(p)) for key, version, p in rows)
