@@ -219,3 +219,65 @@ def test_a_day_of_what_was_served_is_read_without_the_other_days(history, model,
         return own + sum(map(read, node.get("Plans", ())))
 
     assert 0 < read(plan["Plan"]) < 200  # of 24 hours, and 20,000 keys
+
+
+@services
+def test_a_finding_that_is_written_over_leaves_its_trace(services, observations, model):
+    for n in (1, 2, 2):
+        observations.record(model, "drift", "d@1", {"n": n})
+    asked = "select body, rewritten_by from mlops.rewritten where model = %s"
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        assert connection.execute(asked, (model,)).fetchall() == [({"n": 1}, "mlops_task")]
+
+
+@services
+def test_what_is_deleted_leaves_its_trace_without_its_keys(services, observations, model):
+    rows = scored(("a", 0.1), ("b", 0.2))
+    observations.write_predictions(ModelRef(model, 1), rows, dataset="d", run="r")
+    assert observations.forget(model, ["a", "z"]) == 1
+    asked = "select what, rows, deleted_by, to_jsonb(d) from mlops.deleted d where model = %s"
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        (found,) = connection.execute(asked, (model,)).fetchall()
+    assert found[:3] == ("predictions", 1, "mlops_task")
+    assert set(found[3]) == {
+        "what", "model", "rows", "since", "until", "deleted_at", "deleted_by"
+    }  # fmt: skip
+
+
+@services
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update mlops.predictions set prediction = 1",
+        "update mlops.quarantine set reason = ''",
+        "update mlops.exposures set arm = 'champion'",
+        "update mlops.outcomes set value = 1",
+        "update mlops.observations set recorded_at = now()",
+        "update mlops.observations set subject = 'x'",
+        "delete from mlops.observations",
+        "truncate mlops.predictions",
+        "insert into mlops.observations (model, monitor, subject, body, recorded_at) "
+        "values ('m', 'm', 's', '{}', '2020-01-01Z')",
+        "insert into mlops.predictions (model, version, key, observed_at, prediction, dataset, "
+        "run, scored_at) values ('m', 1, 'k', now(), 1, 'd', 'r', '2020-01-01Z')",
+        "insert into mlops.outcomes (model, experiment, key, metric, value, recorded_at) "
+        "values ('m', 'e', 'k', 'm', 1, '2020-01-01Z')",
+        "insert into mlops.exposures (model, experiment, key, entity, arm, version, exposed_at, "
+        "recorded_at) values ('m', 'e', 'k', 'e', 'champion', 1, now(), '2020-01-01Z')",
+        "insert into mlops.rewritten (model, monitor, subject, body, recorded_at) "
+        "values ('m', 'm', 's', '{}', now())",
+        "delete from mlops.rewritten",
+        "delete from mlops.deleted",
+        "update mlops.deleted set rows = 0",
+        "alter table mlops.predictions disable trigger keep_deletion",
+        "drop view mlops.served",
+        "set session_replication_role = replica",
+        "select mlops.keep_finding()",
+    ],
+)
+def test_the_login_of_tasks_rewrites_no_evidence(services, statement):
+    with (
+        psycopg.connect(services.dsn("mlops", user="mlops_task")) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement)
