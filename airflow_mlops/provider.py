@@ -111,7 +111,7 @@ def _config() -> dict[str, Any]:
         }
 
     return {
-        "description": "Connections that are used when none is named, a folder, and moved aliases.",
+        "description": "Connections used when none is named, and what follows changes by others.",
         "options": {
             "mlflow_conn_id": option("Connection to MLflow.", "mlflow_default"),
             "dataset_conn_id": option("Connection to the dataset store.", "dataset_default"),
@@ -126,6 +126,12 @@ def _config() -> dict[str, Any]:
                 "When somebody moves the alias champion in MLflow: restore puts it back, adopt "
                 "makes that version champion if its files are verified. Both go on record.",
                 "restore",
+            ),
+            "foreign_commits": option(
+                "When another tool changes the rows of a dataset in its Delta table: refuse stops "
+                "whatever reads or adds to it until a person restores a version or adopts the rows "
+                "(airflow mlops adopt), adopt takes them as they are, on record.",
+                "refuse",
             ),
         },
     }

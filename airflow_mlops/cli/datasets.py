@@ -68,6 +68,19 @@ def restore(args: Namespace) -> tuple[dict[str, Any], str]:
 
 
 @verb
+def adopt(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Take the rows of a dataset as another tool has left them, on record."""
+    store, name = open_datasets(), DatasetRef.parse(f"{args.dataset}@0").name
+    commit = store.adopt(name, author=who(args), run="by hand")
+    if commit is None:
+        return {"dataset": name, "adopted": None}, f"no other tool has touched the rows of {name}"
+    return (
+        commit.facts(),
+        f"{commit.ref} has {commit.rows:,} rows ({commit.added:+,}): {commit.origin}",
+    )
+
+
+@verb
 def forget(args: Namespace) -> tuple[dict[str, Any], str]:
     """Look where rows of a person are; with ``--apply`` remove them from every version."""
     from airflow_mlops.core.deployment.forgetting import find_person, forget_person

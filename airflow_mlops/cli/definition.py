@@ -243,6 +243,9 @@ def _datasets() -> tuple[ActionCommand, ...]:
             "restore", "make an earlier version of a dataset the newest again", _DATA_VERSION, _BY
         ),
         _data_verb(
+            "adopt", "take the rows of a dataset as another tool has left them", _DATASET, _BY
+        ),
+        _data_verb(
             "forget",
             "remove the rows of a person from every version of a dataset",
             _DATASET,

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from airflow_mlops.core.data.datasets import DatasetStore
     from airflow_mlops.core.data.tables import Table
 
+RECENT = 50
+"""Findings among which that of the newest rows is looked for."""
+
 
 @verb
 def plan(args: Namespace) -> tuple[dict[str, Any], str]:
     """What the next tick would decide on the newest versions, with the policy of the last one."""
+    from airflow_mlops.core.monitoring.findings import bodies
     from airflow_mlops.core.retraining.decide import decide
     from airflow_mlops.core.retraining.gathering import Gathering
 
@@ -41,9 +45,9 @@ def plan(args: Namespace) -> tuple[dict[str, Any], str]:
     policy = Retrain.from_dict(last.evidence["thresholds"])
     data, labels = (_newest(store, name) for name in (args.model, f"{args.model}.labels"))
     observations = LedgerHook(conn_id("ledger")).observations()
-    contract = observations.read(args.model, "contract", last=1)
-    seen = contract[0].body if contract else {}
-    broken = seen["fatal"] if seen.get("dataset") == str(data.ref) else ()
+    contract = bodies(observations.read(args.model, "contract", last=RECENT))
+    seen = [body for body in contract if body.get("dataset") == str(data.ref)]
+    broken = seen[-1]["fatal"] if seen else ()
     metric = _metric(policy, observations.read(args.model, "performance", last=1))
     gathering = Gathering(args.model, metric, open_models(), observations)
     evidence = gathering.evidence(state, data, labels, policy, broken=broken)
@@ -136,4 +140,4 @@ def _metric(policy: Retrain, performance: Sequence[Observation]) -> str:
     probe = policy.trigger(Probe)
     if probe is not None:
         return probe.metric
-    return str(performance[-1].body["metric"]) if performance else "brier"
+    return str(performance[-1].body.get("metric", "brier")) if performance else "brier"

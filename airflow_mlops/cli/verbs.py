@@ -57,6 +57,9 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         mine = [o for o in seen if o.subject.startswith(f"{args.model}@{version}:")]
         if mine:  # a policy need not have either
             found["monitors"][monitor] = _newest(mine)
+    late = _newest_of_each(observations.read(args.model, "late", last=RECENT))
+    if late is not None:
+        found["monitors"]["late"] = late
     lines = [
         f"{args.model}: champion {_or(state.champion)} since {_or(found['since'])}, "
         f"previous {_or(state.previous)}, waiting for approval {_or(state.challenger)}",
@@ -236,10 +239,21 @@ def _newest(findings: Sequence[Observation]) -> dict[str, Any] | None:
     return body | {"since": min(o.recorded_at for o in same)}
 
 
+def _newest_of_each(findings: Sequence[Observation]) -> dict[str, Any] | None:
+    """Return the newest finding; if another dataset of the model has a worse one, that."""
+    datasets: dict[str, list[Observation]] = {}
+    for finding in findings:
+        name = str(finding.body.get("dataset", "")).partition("@")[0]
+        datasets.setdefault(name, []).append(finding)
+    found = [body for seen in datasets.values() if (body := _newest(seen)) is not None]
+    return next((b for b in found if b.get("status") != "ok"), found[-1] if found else None)
+
+
 def _finding(body: dict[str, Any] | None) -> str:
     if body is None:
         return "nothing yet"
-    return f"{body['status']:<7} since {body['since'][:16]}  {body['line']}"
+    said = body.get("status", "unknown"), body.get("line", "another tool or release wrote this")
+    return f"{said[0]:<7} since {body['since'][:16]}  {said[1]}"
 
 
 def _or(value: object) -> str:

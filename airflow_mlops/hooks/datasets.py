@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseHook
+from airflow.sdk import BaseHook, conf
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.hooks._connections import read_connection
@@ -50,4 +50,5 @@ class DatasetHook(BaseHook):
         if connection.login and connection.password:
             options["AWS_ACCESS_KEY_ID"] = connection.login
             options["AWS_SECRET_ACCESS_KEY"] = connection.password
-        return DatasetStore(connection.host, options)
+        foreign = str(conf.get("mlops", "foreign_commits"))
+        return DatasetStore(connection.host, options, foreign)

@@ -201,7 +201,7 @@ def _snapshots(life: "Lifecycle", common: Mapping[str, Any]) -> tuple[Any, Any]:
     """Version rows and labels; return what the two tasks will return."""
     table, raw = life.data, life.raw
     shared = {"key": table.key, "time": table.time, "window": life.select.step, **common}
-    shared |= {"lateness": table.lateness}
+    shared |= {"lateness": table.read_again, "ahead": table.ahead}
     rows = SnapshotTableOperator(
         task_id=_first(life),
         table=table.table,

@@ -165,7 +165,7 @@ class Lifecycle:
         """How long before the hold-out the rows to learn from end."""
         if self.select.embargo is not None:
             return self.select.embargo
-        late = [self.data.lateness]
+        late = [self.data.lateness or "0d"]
         if self.sql is not None:
             late.append(self.sql.known_after.get("labels", "0d"))
         return max(late, key=duration)

@@ -71,7 +71,7 @@ def _stages(
             labels=life.labels,
             label_column=life.data.label,
             metric=life.metric,
-            lateness=life.data.lateness,
+            lateness=life.data.lateness or "0d",
             policy=life.standard,
             trigger_rule="none_failed_min_one_success",
             **common,

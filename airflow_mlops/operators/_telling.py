@@ -33,7 +33,7 @@ def tell(
     :param kept: facts to keep beside it.
     """
     before = observations.read(model, TOLD)
-    if not notifiers or subject in {o.body["subject"] for o in before}:
+    if not notifiers or subject in {o.body.get("subject") for o in before}:
         return
     for notifier in notifiers:
         try:

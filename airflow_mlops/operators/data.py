@@ -1,7 +1,7 @@
 """Operators for data: snapshot, features by SQL, restore, contract, selection."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from airflow.sdk import Context
@@ -10,82 +10,24 @@ from airflow_mlops.core.errors import ContractBrokenError
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.warehouse import WarehouseHook
 from airflow_mlops.operators._base import MlopsOperator, Xcom, newest_event, run_of, task_of
+from airflow_mlops.operators._snapshots import SnapshotOperator
 from airflow_mlops.policy import duration
 from airflow_mlops.policy.monitoring import BreakKind, FailOn
 
 if TYPE_CHECKING:
-    from airflow_mlops.core.data.commits import Commit
     from airflow_mlops.core.data.contract import Break
     from airflow_mlops.core.data.sources import Source
 
 
-class _SnapshotOperator(MlopsOperator):
-    """Version what a source has beyond the newest version, exactly once per run."""
-
-    template_fields: Sequence[str] = (*MlopsOperator.template_fields, "dataset", "windows_of")
-
-    def __init__(
-        self,
-        *,
-        dataset: str,
-        key: str,
-        time: str,
-        window: str = "7d",
-        lateness: str = "0d",
-        windows_of: str | None = None,
-        adopt: Sequence[str] = (),
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.dataset = dataset
-        self.key = key
-        self.time = time
-        self.window = window
-        self.lateness = lateness
-        self.windows_of = windows_of
-        self.adopt = adopt
-
-    def source(self) -> tuple["Source", str]:
-        """Return where the rows are, and how that is written down."""
-        raise NotImplementedError
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Read what is new, and commit it as one version."""
-        source, origin = self.source()
-        store = self.datasets()
-        shared = store.latest(self.windows_of) if self.windows_of else None
-        try:
-            commit = store.append(
-                self.dataset,
-                source,
-                app_key=task_of(context),
-                time=self.time,
-                key=self.key,
-                window=duration(self.window),
-                lateness=duration(self.lateness),
-                windows_from=store.open(shared).origin if shared else None,
-                adopt=self.adopt,
-                author=self.owner,
-                origin=origin,
-                run=run_of(context),
-            )
-        except ContractBrokenError as error:
-            finding = {"status": "broken", "line": str(error), "breaks": [str(error)]}
-            finding |= {"dataset": self.dataset}
-            self.observations().record(self.model, "contract", run_of(context), finding)
-            raise
-        self.processed = commit.added
-        self.log.info("%s: %d new rows, %d in all", commit.ref, commit.added, commit.rows)
-        return commit.to_dict() | {"looked_at": _looked_at(commit)}
-
-
-class SnapshotTableOperator(_SnapshotOperator):
+class SnapshotTableOperator(SnapshotOperator):
     """
     Version the new rows of a PostgreSQL table or query, exactly once per run.
 
     Returns the commit as a plain dict: ``ref``, ``added``, ``since``, ``until``, ``digest`` and so
-    on. Without new rows the newest version is the answer. ``looked_at`` is when the source was
-    read: if an earlier try made the commit, the moment of that.
+    on; its windows are in the store. Without new rows the newest version is the answer.
+    ``looked_at`` is when the source was read: if an earlier try made the commit, the moment of
+    that. ``unread`` is how many late rows the source has that no snapshot will read, ``ahead`` how
+    many whose time is still to come; both are a finding of the monitor ``late``, too.
 
     :param table: table or view, ``schema.table``, or a query in parentheses; ``*.sql`` is read from
         that file (templated).
@@ -95,6 +37,7 @@ class SnapshotTableOperator(_SnapshotOperator):
     :param columns: columns to read; none: all.
     :param window: length of a window, such as ``"7d"``; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
+    :param ahead: how far beyond now the time of a row may lie; rows beyond wait until it has come.
     :param windows_of: dataset whose windows are shared, such as that of the rows for their labels;
         it has to be there first (templated).
     :param adopt: columns that may join the dataset when the source begins to offer them; others
@@ -102,7 +45,7 @@ class SnapshotTableOperator(_SnapshotOperator):
     :param warehouse_conn_id: connection to the PostgreSQL server (templated).
     """
 
-    template_fields = (*_SnapshotOperator.template_fields, "table", "warehouse_conn_id")
+    template_fields = (*SnapshotOperator.template_fields, "table", "warehouse_conn_id")
     template_ext = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"table": "sql"}
 
@@ -127,7 +70,7 @@ class SnapshotTableOperator(_SnapshotOperator):
         return source, f"{self.warehouse_conn_id}:{name}"
 
 
-class SnapshotFilesOperator(_SnapshotOperator):
+class SnapshotFilesOperator(SnapshotOperator):
     """
     Version the new rows of Parquet or CSV files, exactly once per run.
 
@@ -140,12 +83,13 @@ class SnapshotFilesOperator(_SnapshotOperator):
     :param time: timestamp column by which rows arrive; without time zone it is read as UTC.
     :param window: length of a window; fixed with the first snapshot.
     :param lateness: how late a row may arrive behind newer ones.
+    :param ahead: how far beyond now the time of a row may lie; rows beyond wait until it has come.
     :param windows_of: dataset whose windows are shared; it has to be there first (templated).
     :param adopt: columns that may join the dataset when the source begins to offer them; others
         are left out, with a warning. If ``columns`` are named, name it there as well.
     """
 
-    template_fields = (*_SnapshotOperator.template_fields, "path")
+    template_fields = (*SnapshotOperator.template_fields, "path")
 
     def __init__(self, *, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -158,7 +102,7 @@ class SnapshotFilesOperator(_SnapshotOperator):
         return FileSource(self.path, self.key, self.time), f"files:{self.path}"
 
 
-class MaterializeFeaturesOperator(_SnapshotOperator):
+class MaterializeFeaturesOperator(SnapshotOperator):
     """
     Compute features by SQL from dataset versions, as a dataset of their own, exactly once per run.
 
@@ -175,11 +119,12 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
     :param time: timestamp column of the result by which rows arrive.
     :param window: length of a window; fixed with the first version.
     :param lateness: how far back rows are computed again.
+    :param ahead: how far beyond now the time of a row may lie.
     :param windows_of: dataset whose windows are shared; it has to be there first (templated).
     :param adopt: columns that may join the dataset when the SQL begins to make them.
     """
 
-    template_fields = (*_SnapshotOperator.template_fields, "sql", "inputs")
+    template_fields = (*SnapshotOperator.template_fields, "sql", "inputs")
     template_ext = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
 
@@ -207,11 +152,6 @@ class MaterializeFeaturesOperator(_SnapshotOperator):
         return SqlSource(self.sql, tables, self.key, self.time, known), f"sql:{origin}"
 
 
-def _looked_at(commit: "Commit") -> str:
-    """When the source was read, ISO 8601: a commit knows, else it was just now."""
-    return commit.created_at if commit.windows else datetime.now(UTC).isoformat(timespec="seconds")
-
-
 class RestoreDatasetOperator(MlopsOperator):
     """
     Make the rows of an earlier version the newest version again, exactly once per run.
@@ -233,7 +173,7 @@ class RestoreDatasetOperator(MlopsOperator):
         ref = store.resolve(self.version)
         commit = store.restore(ref, app_key=task_of(context), **facts)
         self.log.info("%s has the rows of %s: %d", commit.ref, ref, commit.rows)
-        return commit.to_dict()
+        return commit.summary()
 
 
 class CheckContractOperator(MlopsOperator):

@@ -55,7 +55,7 @@ class CheckHealthOperator(MlopsOperator):
         store, subject = self.observations(), run_of(context)
         looks = [o for o in store.read(self.model, "system", last=_LOOKS) if o.subject != subject]
         usages = store.read(self.model, "usage", last=_USAGES)
-        seen = looks[-1].body["seen"] or looks[-1].recorded_at if looks else ""
+        seen = looks[-1].body.get("seen") or looks[-1].recorded_at if looks else ""
         facts: dict[str, Any] = {"seen": usages[-1].recorded_at if usages else seen, "not_seen": []}
         findings = (
             *judge_usages(usages, seen, rules),

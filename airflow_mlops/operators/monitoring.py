@@ -80,6 +80,7 @@ class DetectDriftOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
         from airflow_mlops.core.monitoring.drift.reference import training_rows
+        from airflow_mlops.core.monitoring.findings import Finding
 
         ref = self.champion_of(self.ledger().state(self.model), "to compare with")
         store = self.datasets()
@@ -88,7 +89,7 @@ class DetectDriftOperator(MlopsOperator):
         known = {
             o.subject: dict(o.body)
             for o in self.observations().read(self.model, "drift", of=ref)
-            if o.body["window"] is not None
+            if Finding(o)["window"] is not None
         }
         windows = self._to_judge(current, ref, known)
         asks = bool(windows) and self.weights == "importance"
@@ -192,9 +193,8 @@ class DetectDriftOperator(MlopsOperator):
         first, _ = self.observations().served_span(champion)
         first = min(first, datetime.fromisoformat(self.snapshot["since"]))
         judged = {body["window"] for body in known.values()}
-        written = (
-            {w["index"] for w in self.snapshot["windows"]} if self.snapshot["added"] else set()
-        )
+        changed = self.snapshot["added"] or self.snapshot.get("corrected")
+        written = {w.index for w in current.sidecar.commit.windows} if changed else set()
         return [
             window
             for window in current.closed()

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from airflow_mlops.core.ledger import Entry, State
 
 
+RECENT = 50
+"""Findings among which that of this run is looked for: a snapshot may have written one after it."""
+
+
 class DecideRetrainOperator(MlopsOperator):
     """
     Weigh what the monitors found, and decide whether to retrain; the answer is put on record.
@@ -100,10 +104,16 @@ class DecideRetrainOperator(MlopsOperator):
         }
 
     def _broken(self, context: Context) -> Sequence[str]:
-        """Return what stops the rows of this run, if its contract was looked at."""
-        newest = self.observations().read(self.model, "contract", last=1)
-        mine = newest and newest[0].subject == run_of(context)
-        return list(newest[0].body["fatal"]) if mine else ()
+        """
+        Return what stops the rows of this run, if its contract was looked at.
+
+        :raises RejectedError: if the finding does not say it.
+        """
+        from airflow_mlops.core.monitoring.findings import Finding
+
+        seen = self.observations().read(self.model, "contract", last=RECENT)
+        mine = [o for o in seen if o.subject == run_of(context)]
+        return list(Finding(mine[-1])["fatal"]) if mine else ()
 
     def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
         """Tell people, once; a notifier that fails is no reason to decide again."""

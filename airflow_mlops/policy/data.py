@@ -19,7 +19,10 @@ class Table(Word):
     :param labels: table of the labels, with the columns ``key``, ``time`` (of the row) and
         ``label``; labels usually arrive later than their rows.
     :param lateness: how late a row, or a label, may arrive behind newer ones and still be read;
-        what is later stays unread.
+        what is later stays unread, is counted, and is a finding of the monitor ``late``, which says
+        which lateness would do. None: a day, which is no reason for an embargo.
+    :param ahead: how far beyond now the time of a row may lie, such as ``"5m"`` if clocks differ.
+        Rows beyond wait until their time has come, and are named by the monitor ``late``.
     :param columns: columns to read from ``table``; none: all.
     :param adopt: columns that may join the rows when ``table`` begins to offer them; others are
         left out, with a warning. If ``columns`` are named, name it there as well.
@@ -36,14 +39,21 @@ class Table(Word):
     time: str
     label: str
     labels: str
-    lateness: str = "0d"
+    lateness: str | None = None
     columns: tuple[str, ...] | None = None
     adopt: tuple[str, ...] = ()
     stale: str | None = None
     entity: str | None = None
+    ahead: str = "0s"
+
+    @property
+    def read_again(self) -> str:
+        """How far behind the newest row each snapshot reads again."""
+        return "1d" if self.lateness is None else self.lateness
 
     def __post_init__(self) -> None:
-        duration(self.lateness)
+        duration(self.read_again)
+        duration(self.ahead)
         if self.stale is not None and not duration(self.stale):
             msg = f"Table stale is {self.stale!r}; no row is that new, allow it some time"
             raise ValueError(msg)

@@ -138,7 +138,8 @@ class RowsArrivedTrigger(PollingTrigger):
             self.table, key=self.key, time=self.time
         )
         newest = source.newest()
-        if newest is None or (after and newest <= moment(after)):
+        seen = min(moment(after), datetime.now(UTC)) if after else None
+        if newest is None or (seen is not None and newest <= seen):
             return None
         return newest.isoformat(), {"table": self.table, "until": newest.isoformat()}
 

@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from deltalake import DeltaTable
 
 from airflow_mlops.core.data import retention
 
@@ -28,6 +29,19 @@ def test_versions_are_listed_with_their_tags(mlops, two):
     found = mlops("versions", "d", "--json").json["versions"]
     assert [(v["ref"], v["tags"]) for v in found] == [("d@2", []), ("d@1", ["paper"])]
     assert mlops("versions", "e").code == 2
+
+
+def test_rows_that_another_tool_changed_are_adopted_by_name(mlops, two):
+    assert mlops("adopt", "d").out == "no other tool has touched the rows of d\n"
+    DeltaTable(two.log.uri("d")).delete("id < 36")
+    refused = mlops("diff", "d@1", "d@3", "--data")
+    assert refused.code == 1
+    assert "version 3 DELETE by delta-rs" in refused.err
+    done = mlops("adopt", "d", "--by", "ann")
+    assert done.out.startswith(
+        "d@4 has 300 rows (-36): adopted commits of another tool: version 3 "
+    )
+    assert mlops("versions", "d").out.splitlines()[0].endswith("by ann")
 
 
 def test_a_tag_stands_for_a_version_in_every_verb(mlops, two):

@@ -83,3 +83,23 @@ def test_two_appends_of_two_keys_at_once_repeat_no_row(nursery, facts, tmp_path)
     ids = table.between().to_arrow()["id"].to_pylist()
     assert ids == list(range(7 * 168))
     assert table.rows == len(ids)
+
+
+@pytest.mark.parametrize("die", BOUNDARIES)
+def test_a_correction_killed_anywhere_moves_its_row_once(nursery, facts, die):
+    nursery.succeed("append", {**facts, "weeks": 5})
+    rows = pq.read_table(facts["rows"]).slice(0, 5 * 168)
+    times = rows["at"].to_pylist()
+    times[100] = times[-1]
+    wanted = rows.set_column(1, "at", [times])
+    pq.write_table(wanted.cast(rows.schema), facts["rows"])
+    later = {**facts, "weeks": 5, "key": "k2"}
+    nursery.kill("append", later, die)
+    commit = nursery.succeed("append", later)
+    assert (commit["ref"], commit["added"], commit["corrected"]) == ("d@2", 0, 1)
+    assert_one_whole_commit(facts, commit, 5, versions=2)
+    table = DatasetStore(facts["root"]).open(DatasetRef.parse("d@2"))
+    found = dict(
+        zip(*(table.between().to_arrow()[c].to_pylist() for c in ("id", "at")), strict=True)
+    )
+    assert found[100] == times[-1]

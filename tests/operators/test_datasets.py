@@ -1,10 +1,11 @@
 """Operators of datasets: queries, columns by consent, features by SQL, restore, garbage."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 
-from airflow_mlops.core.errors import ConfigurationError, UserCodeError
+from airflow_mlops.core.errors import ConfigurationError, ContractBrokenError, UserCodeError
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.operators.data import (
     MaterializeFeaturesOperator,
@@ -32,6 +33,55 @@ def test_a_query_is_versioned_like_a_table(connections, alone, table):
     wrong = run(alone(SnapshotTableOperator, table="(selec 1)", **given))
     assert isinstance(wrong.error, ConfigurationError)
     assert "does not understand '(selec 1)'" in str(wrong.error)
+
+
+def test_late_and_early_rows_are_a_finding_until_they_are_read(
+    connections, alone, table, warehouse, observations
+):
+    usual = snapshot(table, window="1d", lateness="0d")
+    run(alone(SnapshotTableOperator, **usual))
+    warehouse(
+        f"insert into {table} values (7, '2024-01-01 12:00', 0), (8, now() + interval '6 d', 0)"
+    )
+    done = run(alone(SnapshotTableOperator, **usual)).value("t")
+    assert (done["rows"], done["unread"], done["ahead"]) == (2, 1, 1)
+    (first, newest) = observations.read(table, "late")[-2:]
+    assert first.body["status"] == "ok"
+    assert newest.subject.endswith(f"/{table}")
+    assert (newest.body["status"], newest.body["late"], newest.body["early"]) == (
+        "warn",
+        ["7"],
+        ["8"],
+    )
+    assert newest.body["lateness"] == "1d"
+    done = run(alone(SnapshotTableOperator, **{**usual, "lateness": "1d"})).value("t")
+    assert (done["rows"], done["unread"], done["ahead"]) == (3, 0, 1)
+
+
+def test_what_a_snapshot_returns_does_not_grow_with_its_windows(
+    connections, alone, table, warehouse
+):
+    usual = snapshot(table, window="1h")
+    few = run(alone(SnapshotTableOperator, **usual)).value("t")
+    warehouse(
+        f"insert into {table} select i, '2024-01-03'::timestamptz + i * interval '1 h', 0 "
+        "from generate_series(100, 800) i"
+    )
+    many = run(alone(SnapshotTableOperator, **usual)).value("t")
+    assert many["wrote"] == 701
+    assert len(json.dumps(many)) < len(json.dumps(few)) + 20
+
+
+def test_a_break_of_one_snapshot_hides_no_finding_of_another(
+    connections, alone, table, warehouse, observations
+):
+    run(alone(SnapshotTableOperator, **snapshot(table)))
+    warehouse(f"alter table {table} rename column x to y")
+    broken = run(alone(SnapshotTableOperator, **snapshot(table)))
+    assert isinstance(broken.error, ContractBrokenError)
+    newest = observations.read(table, "contract", last=1)[0]
+    assert newest.subject.endswith(f"/{table}")
+    assert newest.body["fatal"] == newest.body["breaks"]
 
 
 def test_a_column_joins_by_consent(connections, alone, table, warehouse, dataset_store):

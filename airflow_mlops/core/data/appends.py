@@ -1,19 +1,23 @@
 """One append to a dataset, from the question "what is new?" to the commit."""
 
 import logging
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from airflow_mlops.core.data.arrivals import Arrivals, without_ahead
 from airflow_mlops.core.data.commits import Commit, Sidecar, sidecar_name
 from airflow_mlops.core.data.contract import schema_breaks
 from airflow_mlops.core.data.profile import Profile
-from airflow_mlops.core.data.snapshots import Flow, Request, Target
+from airflow_mlops.core.data.snapshots import Flow, Mend, Request, Target
 from airflow_mlops.core.data.sources import Source
+from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.data.version_log import Change, VersionLog, properties_of, schema_of
 from airflow_mlops.core.errors import (
     ConfigurationError,
@@ -21,9 +25,13 @@ from airflow_mlops.core.errors import (
     MlopsError,
     RejectedError,
 )
+from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+_MEMORY = 32 << 20
+"""Bytes that arrive before they are kept on disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,29 +66,67 @@ class Append:
 
     def _attempt(self, table: "DeltaTable", before: Sidecar | None) -> bool:
         """Stream new and changed windows into one commit; ``False`` if there are none."""
+        if before is None and table.file_uris():
+            msg = (
+                f"{self.request.name}: there are rows at {table.table_uri} that another tool "
+                "wrote; they would be lost: use another dataset name, or move them away"
+            )
+            raise RejectedError(msg)
         offered = self.source.schema()
+        _check_names(self.request, offered)
         target = self._target(table, before, offered)
         since = before.reread_from(self.request.lateness) if before else None
-        with self.source.read(since) as reader:
-            flow = Flow(self.request, target, before)
-            rows = flow.rows(iter(reader))
-            first = next(rows, None)
-            if first is None:
-                return False
-            stream = pa.RecordBatchReader.from_batches(target.schema, chain([first], rows))
-            replaced = flow.replaced_from()
-            try:
-                self.log.write(
-                    table,
-                    stream,
-                    properties_of(self._change, target.sidecar, flow.sequence),
-                    replaced=(self.request.time, replaced) if replaced else None,
-                    schema_mode=_schema_mode(before, target),
-                )
-            except MlopsError:
-                flow.raise_if_failed()  # an error of ours, raised while Delta was reading
-                raise
+        with self.source.read(since) as reader, tempfile.SpooledTemporaryFile(_MEMORY) as file:
+            batches = without_ahead(reader, self.request)
+            mends: Sequence[Mend] = ()
+            corrected = 0
+            if before is not None and since is not None:
+                arrivals = self._arrivals(table, before, since, target, file)
+                arrivals.take(batches)
+                mends, corrected = arrivals.corrections()
+                batches = arrivals.batches()
+            flow = Flow(self.request, target, before, mends, corrected)
+            return self._write(table, flow, batches, _schema_mode(before, target))
+
+    def _write(
+        self,
+        table: "DeltaTable",
+        flow: Flow,
+        batches: Iterator[pa.RecordBatch],
+        schema_mode: Literal["merge", "overwrite"] | None,
+    ) -> bool:
+        """Commit what passes through; ``False`` if nothing does."""
+        rows = flow.rows(batches)
+        first = next(rows, None)
+        if first is None and not flow.mends:
+            return False
+        schema, sidecar = flow.target.schema, flow.target.sidecar
+        found = chain([first] if first else [], rows)
+        try:
+            self.log.write(
+                table,
+                pa.RecordBatchReader.from_batches(schema, found),
+                properties_of(self._change, sidecar, flow.sequence),
+                replaced=flow.replaced(),
+                time=self.request.time,
+                schema_mode=schema_mode,
+            )
+        except MlopsError:
+            flow.raise_if_failed()  # an error of ours, raised while Delta was reading
+            raise
         return True
+
+    def _arrivals(
+        self,
+        table: "DeltaTable",
+        before: Sidecar,
+        since: datetime,
+        target: Target,
+        file: IO[bytes],
+    ) -> Arrivals:
+        ref, read = DatasetRef.parse(before.commit.ref), partial(self.log.read_file, table)
+        stored = Table(ref, schema_of(table), before, table, read)
+        return Arrivals(self.source, stored, since, self.request, target.schema, file)
 
     def _target(self, table: "DeltaTable", before: Sidecar | None, offered: pa.Schema) -> Target:
         """Say where the rows go, after what the source offers was compared with what is there."""
@@ -135,6 +181,17 @@ def _schema_mode(before: Sidecar | None, target: Target) -> Literal["merge", "ov
     if before is None:  # the table is empty; an attempt that was refused may have made it otherwise
         return "overwrite"
     return "merge" if target.adopted != before.adopted else None
+
+
+def _check_names(asked: Request, offered: pa.Schema) -> None:
+    """A name with a NUL would be stored as another one, cut there."""
+    wrong = [name for name in (*offered.names, *asked.adopt) if "\0" in name]
+    if wrong:
+        msg = (
+            f"{asked.name}: column {wrong[0]!r} has a NUL in its name; offer it under another one, "
+            "for instance through a view"
+        )
+        raise ConfigurationError(msg)
 
 
 def _check_first(asked: Request, offered: pa.Schema) -> None:

@@ -7,14 +7,17 @@ rows, its digest and its profile. So totals are sums over windows, and drift ove
 of small stored profiles.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.data.adoption import FOREIGN_COMMITS, Adoption
 from airflow_mlops.core.data.appends import Append
 from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, sidecar_name
+from airflow_mlops.core.data.foreign import described
 from airflow_mlops.core.data.removals import removal_of
 from airflow_mlops.core.data.snapshots import Request
 from airflow_mlops.core.data.sources import Source
@@ -22,12 +25,18 @@ from airflow_mlops.core.data.tables import Slice, Table
 from airflow_mlops.core.data.tags import Tag, read_tags, remove_tag, write_tag
 from airflow_mlops.core.data.version_log import (
     META,
+    UNDER_WAY,
     Change,
     VersionLog,
     properties_of,
     schema_of,
 )
-from airflow_mlops.core.errors import DatasetNotFoundError, UnavailableError
+from airflow_mlops.core.errors import (
+    ConfigurationError,
+    DatasetNotFoundError,
+    RejectedError,
+    UnavailableError,
+)
 from airflow_mlops.core.refs import DatasetRef, canonical_digest
 
 if TYPE_CHECKING:
@@ -43,10 +52,21 @@ class DatasetStore:
 
     :param root: local path or object-store URI.
     :param options: credentials and endpoint, as delta-rs names them; never logged.
+    :param foreign: what becomes of rows that another tool has changed: ``refuse``: nothing is built
+        upon them, until a person restores a version or adopts them; ``adopt``: they are taken as
+        they are, on record.
+    :raises ConfigurationError: if ``foreign`` is neither.
     """
 
     root: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    foreign: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.foreign not in FOREIGN_COMMITS:
+            known = ", ".join(FOREIGN_COMMITS)
+            msg = f"unknown foreign_commits {self.foreign!r} in section [mlops]; known: {known}"
+            raise ConfigurationError(msg)
 
     @property
     def log(self) -> VersionLog:
@@ -63,6 +83,7 @@ class DatasetStore:
         key: str,
         window: timedelta,
         lateness: timedelta = timedelta(0),
+        ahead: timedelta = timedelta(0),
         windows_from: datetime | None = None,
         adopt: Sequence[str] = (),
         author: str = "",
@@ -73,7 +94,8 @@ class DatasetStore:
         Commit what a source has beyond the newest version, exactly once per ``app_key``.
 
         Reads from the start of the window that holds ``watermark - lateness``; windows whose rows
-        did not change are left alone, so an append costs the new rows.
+        did not change are left alone, so an append costs the new rows. A row that is stored under
+        another time, and is not there any more, was corrected: it goes from its old window.
 
         :param source: a :class:`~airflow_mlops.core.data.sources.Source`.
         :param app_key: names this append; a retry uses the same one.
@@ -81,6 +103,8 @@ class DatasetStore:
         :param windows_from: where windows are counted from; fixed with the first commit, ``None``:
             the first midnight.
         :param lateness: how far behind the newest row a late one may still arrive.
+        :param ahead: how far beyond now the time of a row may lie; rows beyond are not read until
+            it has come.
         :param adopt: columns that may join the dataset; earlier rows have no value in them. Other
             new columns of the source are left out.
         :raises ConfigurationError: if ``name`` may not name a dataset.
@@ -98,11 +122,19 @@ class DatasetStore:
             "query_hash": canonical_digest(query)[:16],
         }
         columns = tuple(adopt)
-        request = Request(name, app_key, time, key, window, lateness, windows_from, columns, facts)
+        Adoption(self.log, name, self.foreign, author, run).commit()
+        request = Request(
+            name, app_key, time, key, window, lateness, ahead, windows_from, columns, facts
+        )
         return Append(self.log, source, request).commit()
 
     def latest(self, name: str) -> DatasetRef | None:
-        """Return the newest version, or nothing if there is no such dataset."""
+        """
+        Return the newest version, or nothing if there is no such dataset.
+
+        :raises ForeignCommitError: if another tool has changed rows, and they are not adopted.
+        """
+        Adoption(self.log, name, self.foreign).commit()
         table = self.log.find(name)
         found = table and self.log.newest(table)
         return DatasetRef.parse(found.commit.ref) if found else None
@@ -112,13 +144,20 @@ class DatasetStore:
         Open one version; reads the table's log, not its rows.
 
         :raises DatasetNotFoundError: if the dataset or the version does not exist.
+        :raises ForeignCommitError: if it is the work of another tool.
+        :raises RejectedError: if its files do not hold as many rows as are on record.
         :raises UnavailableError: if the store does not answer.
         """
         table, sidecar = self._find(ref)
         removal = removal_of(self.log, table, ref)
-        return Table(
+        found = Table(
             ref, schema_of(table), sidecar, table, partial(self.log.read_file, table), removal
         )
+        if removal or not found.differs():
+            return found
+        if self.log.list_files(table, UNDER_WAY):  # sidecars are corrected before the files are
+            return replace(found, lenient=True)
+        raise RejectedError(found.differs())
 
     def _find(self, ref: DatasetRef) -> "tuple[DeltaTable, Sidecar]":
         """Return one state of a table, and what it says."""
@@ -150,9 +189,7 @@ class DatasetStore:
         table = self.log.find(name)
         if table is None:
             return ()
-        return tuple(
-            self.log.sidecar(table, h).commit for h in self.log.entries(table) if META in h
-        )
+        return tuple(self.log.commit(table, h) for h in self.log.entries(table) if META in h)
 
     def tag(self, ref: DatasetRef, name: str, *, by: str = "", move: bool = False) -> Tag:
         """
@@ -228,10 +265,11 @@ class DatasetStore:
         :raises UnavailableError: if the store does not answer.
         """
         _, wanted = self._find(ref)
-        change = Change(ref.name, app_key, "restore")
+        change = Change(ref.name, app_key, "restore", answers=True)
 
         def attempt(table: "DeltaTable", before: Sidecar | None) -> bool:
-            if before is None or _same(before, wanted):
+            foreign = self.log.last_own(table)[1]
+            if before is None or (_same(before, wanted) and not foreign):
                 return False
             Table.refuse_removed(ref, removal_of(self.log, table, ref))
             path, now = sidecar_name(app_key), datetime.now(UTC)
@@ -244,13 +282,29 @@ class DatasetStore:
                 origin=f"restored from {ref}",
                 run=run,
                 created_at=now.isoformat(timespec="seconds"),
+                corrected=0,
             )
             sidecar = replace(wanted, commit=commit, sequence=before.sequence + 1)
             self.log.write_file(table, path, sidecar.to_json().encode())
-            self.log.restore(table, ref.version, properties_of(change, path, sidecar.sequence))
+            said = json.dumps({"undone": described(foreign)}) if foreign else ""
+            properties = properties_of(change, path, sidecar.sequence, said)
+            self.log.restore(table, ref.version, properties)
             return True
 
         return self.log.once(self._table(ref.name), change, attempt) or wanted.commit
+
+    def adopt(self, name: str, *, author: str = "", run: str = "") -> Commit | None:
+        """
+        Take the rows of a dataset as another tool has left them, on record.
+
+        Windows, digests and profiles are made anew from the rows that are there.
+
+        :return: the commit that says so; ``None`` if nobody else has touched rows.
+        :raises DatasetNotFoundError: if there is no such dataset.
+        :raises RejectedError: if columns are gone, or rows have no key or time.
+        """
+        self._table(name)
+        return Adoption(self.log, name, "adopt", author, run).commit()
 
 
 def _same(one: Sidecar, two: Sidecar) -> bool:

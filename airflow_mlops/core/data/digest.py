@@ -6,7 +6,7 @@ every accidental change; it is not a signature.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -74,9 +74,26 @@ def digest_of(batches: Iterable[pa.RecordBatch]) -> ContentDigest:
     return total
 
 
+def digests_of(batch: pa.RecordBatch, cuts: Sequence[int]) -> list[ContentDigest]:
+    """
+    Digest consecutive parts of a batch in one pass.
+
+    :param cuts: where parts begin, ascending from 0, and the number of rows; no part is empty.
+    """
+    words, scratch = _row_words(batch)
+    starts, rows = list(cuts[:-1]), np.diff(cuts).tolist()
+    first = np.add.reduceat(words, starts).tolist()
+    words ^= _D
+    second = np.add.reduceat(_mix(words, scratch), starts).tolist()
+    return [ContentDigest(*part) for part in zip(rows, first, second, strict=True)]
+
+
 def _digest(batch: pa.RecordBatch) -> ContentDigest:
-    if not batch.num_rows:
-        return ContentDigest()
+    return digests_of(batch, [0, batch.num_rows])[0] if batch.num_rows else ContentDigest()
+
+
+def _row_words(batch: pa.RecordBatch) -> tuple[Words, Words]:
+    """Return one word for each row, and room of the same size."""
     rows = np.zeros(batch.num_rows, _U)
     scratch = np.empty(batch.num_rows, _U)
     columns = sorted(zip(batch.schema, batch.columns, strict=True), key=lambda pair: pair[0].name)
@@ -89,11 +106,7 @@ def _digest(batch: pa.RecordBatch) -> ContentDigest:
             words[~column.is_valid().to_numpy(zero_copy_only=False)] = salt ^ _D
         rows *= _C
         rows += words
-    _mix(rows, scratch)
-    first = int(rows.sum(dtype=_U))
-    rows ^= _D
-    second = int(_mix(rows, scratch).sum(dtype=_U))
-    return ContentDigest(batch.num_rows, first, second)
+    return _mix(rows, scratch), scratch
 
 
 def _mix(words: Words, scratch: Words) -> Words:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _READERS = {".parquet": "read_parquet", ".csv": "read_csv"}
 _BATCH = 65_536
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +60,52 @@ class FileSource:
         return pa.schema([(f.name, stored_type(f.type)) for f in found])
 
     @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+    def read(
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
+    ) -> Iterator[pa.RecordBatchReader]:
         """
         Stream the rows from ``since`` on, ordered by time and key.
 
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
         :raises ConfigurationError: as :meth:`schema`.
         :raises RejectedError: if a file breaks off, or a value has no place in its column.
         """
         schema = self.schema()
         time, key = quoted(self.time), quoted(self.key)
         with self._relation() as relation:
-            if since is not None:
-                moment = (since - _EPOCH) // timedelta(microseconds=1)
-                relation = relation.filter(f"epoch_us({time}) >= {moment}")
+            for sign, moment in ((">=", since), ("<", until)):
+                if moment is not None:
+                    micros = (moment - _EPOCH) // _MICROSECOND
+                    relation = relation.filter(f"epoch_us({time}) {sign} {micros}")
+            if keys is not None:
+                texts = ", ".join("'" + str(value).replace("'", "''") + "'" for value in keys)
+                relation = relation.filter(f"cast({key} as varchar) in ({texts})")
             reader = relation.order(f"{time}, {key}").to_arrow_reader(_BATCH)
             yield pa.RecordBatchReader.from_batches(schema, self._cast(reader, schema))
+
+    def count(self, origin: datetime, window: timedelta, until: datetime) -> Mapping[int, int]:
+        """
+        Count the rows before ``until`` in each window; reads the time column.
+
+        :raises RejectedError: if a file breaks off.
+        """
+        import duckdb
+
+        first, last = ((moment - _EPOCH) // _MICROSECOND for moment in (origin, until))
+        micros = f"epoch_us({quoted(self.time)})"
+        index = f"cast(floor(({micros} - {first}) / {window // _MICROSECOND}) as bigint) as i"
+        with self._relation() as relation:
+            try:
+                found = relation.filter(f"{micros} < {last}").aggregate(f"{index}, count(*)", "i")
+                return {int(i): int(n) for i, n in found.fetchall()}
+            except duckdb.Error as error:
+                msg = f"{self.path} cannot be read: {str(error).strip()}; correct the file"
+                raise RejectedError(msg) from error
 
     def _cast(self, reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         import duckdb

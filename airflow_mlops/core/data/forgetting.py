@@ -29,6 +29,7 @@ from airflow_mlops.core.data.commits import (
 )
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.digest import digest_of
+from airflow_mlops.core.data.log_files import log_path
 from airflow_mlops.core.data.profiling import ProfileBuilder
 from airflow_mlops.core.data.readiness import check_whole
 from airflow_mlops.core.data.removals import removed_versions
@@ -37,7 +38,6 @@ from airflow_mlops.core.data.version_log import (
     UNDER_WAY,
     Change,
     VersionLog,
-    log_path,
     properties_of,
     schema_of,
 )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.data.commits import SIDECARS
+from airflow_mlops.core.data.table_files import stored
 from airflow_mlops.core.data.version_log import VersionLog
 from airflow_mlops.core.refs import DatasetRef, canonical_digest
 
@@ -22,16 +23,21 @@ FOLDER = f"{SIDECARS}/removed"
 def removal_of(log: VersionLog, table: "DeltaTable", ref: DatasetRef) -> str:
     """Return when and why the rows of a version were removed; empty if they were not."""
     for path in log.list_files(table, FOLDER):
-        mark = json.loads(log.read_file(table, path))
-        if ref.version in mark["versions"]:
-            return f"removed on {mark['at']} ({mark['why']})"
+        mark = log.read_json(table, path)
+        with stored(f"{path} of {table.table_uri}"):
+            if ref.version in mark["versions"]:
+                return f"removed on {mark['at']} ({mark['why']})"
     return ""
 
 
 def removed_versions(log: VersionLog, table: "DeltaTable") -> set[int]:
     """Return all versions whose rows were removed."""
-    files = log.list_files(table, FOLDER)
-    return {v for path in files for v in json.loads(log.read_file(table, path))["versions"]}
+    found: set[int] = set()
+    for path in log.list_files(table, FOLDER):
+        mark = log.read_json(table, path)
+        with stored(f"{path} of {table.table_uri}"):
+            found.update(map(int, mark["versions"]))
+    return found
 
 
 def mark_removed(log: VersionLog, table: "DeltaTable", versions: Iterable[int], why: str) -> str:

@@ -1,18 +1,19 @@
 """What a dataset may forget: rows that were replaced long ago, and that no kept version needs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.removals import mark_removed, removed_versions
-from airflow_mlops.core.data.version_log import META
+from airflow_mlops.core.data.version_log import META, VersionLog
 from airflow_mlops.core.errors import (
     ConfigurationError,
     DatasetNotFoundError,
     UnavailableError,
 )
+from airflow_mlops.core.refs import DatasetRef
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -59,8 +60,7 @@ def find_removable(
     going = there.intersection(store.log.vacuum(table, kept, older, apply=False))
     marked = removed_versions(store.log, table)
     commits = {int(h["version"]) for h in store.log.entries(table) if META in h}
-    of_version = store.log.files_of(table)
-    lost = (v for v in commits - marked if going & of_version[v])
+    lost = (v for v in _reading(store.log, table, going) if v in commits - marked)
     return Removable(name, tuple(sorted(lost)), tuple(sorted(going)), tuple(sorted(kept)))
 
 
@@ -95,6 +95,15 @@ def remove(
     raise UnavailableError(msg)
 
 
+def _reading(log: VersionLog, table: "DeltaTable", files: set[str]) -> Iterator[int]:
+    """Yield the versions that read any of some files."""
+    now: set[str] = set()
+    for version, added, removed in log.changes(table):
+        now = (now - removed) | (added & files)
+        if now:
+            yield version
+
+
 def _kept(
     store: DatasetStore, name: str, keep: Iterable[int], older: timedelta
 ) -> "tuple[DeltaTable, set[int]]":
@@ -102,8 +111,11 @@ def _kept(
         msg = f"what is younger than {SHORTEST} always stays; asked to keep only {older}"
         raise ConfigurationError(msg)
     table = store.log.find(name)
-    if table is None:
+    newest = table and store.log.newest(table)
+    if table is None or newest is None:
         msg = f"no dataset {name} below {store.root}: no such dataset"
         raise DatasetNotFoundError(msg)
     tagged = {tag.version for tag in store.tags(name).values()}
-    return table, {v for v in {*keep, *tagged} if v <= table.version()}
+    compacted = bool(store.log.last_own(table)[1])  # by another tool: our newest has other files
+    own = {DatasetRef.parse(newest.commit.ref).version} if compacted else set()
+    return table, {v for v in {*keep, *tagged, *own} if v <= table.version()}

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.commits import WindowStats
-from airflow_mlops.core.data.datasets import DatasetStore, Table
+from airflow_mlops.core.data.datasets import DatasetStore, Slice, Table
 from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.keys import has_repeats
 from airflow_mlops.core.data.tables import COMPLETE
@@ -58,7 +58,8 @@ class Selection:
         :raises NotEnoughDataError: if no labelled row lies in the span.
         :raises ConfigurationError: if the label column is not in the labels, or the keys of rows
             and labels are of two types.
-        :raises RejectedError: if a key repeats: each of its rows would get each of its labels.
+        :raises RejectedError: if a key repeats: each of its rows would get each of its labels; or
+            if rows or labels are not those on record.
         """
         rows = store.open(DatasetRef.parse(self.data))
         labels = store.open(DatasetRef.parse(self.labels))
@@ -68,10 +69,10 @@ class Selection:
             raise ConfigurationError(msg)
         _check_keys(rows, labels)
         since, until = datetime.fromisoformat(self.since), datetime.fromisoformat(self.until)
-        found = labels.between(since, until).to_arrow([labels.key, self.label])
-        found = found.rename_columns([rows.key, _LABEL])
+        found = _on_record(labels.between(since, until))
+        found = found.select([labels.key, self.label]).rename_columns([rows.key, _LABEL])
         found = found.filter(pc.invert(pc.is_null(found[_LABEL], nan_is_null=True)))
-        asked = rows.between(since, until).to_arrow()
+        asked = _on_record(rows.between(since, until))
         check_unique(asked[rows.key], rows.key, self.data)
         check_unique(found[rows.key], labels.key, self.labels)
         joined = asked.join(found, keys=rows.key, join_type="inner")
@@ -83,6 +84,13 @@ class Selection:
             raise NotEnoughDataError(msg)
         joined = joined.sort_by([(rows.time, "ascending"), (rows.key, "ascending")])
         return Labelled(self, joined.drop_columns([_LABEL]), joined[_LABEL], rows.time, rows.key)
+
+
+def _on_record(part: Slice) -> pa.Table:
+    """Read rows, and compare them with their digests: what is learnt from is what is on record."""
+    found = part.to_arrow()
+    part.check_digest(found)
+    return found
 
 
 _LABEL = "__label"

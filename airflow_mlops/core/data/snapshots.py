@@ -5,11 +5,13 @@ Rows arrive ordered by time, so one window is open at a time. A window that is s
 held back until its digest tells whether anything in it changed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Commit, Sidecar, WindowStats, total_digest
-from airflow_mlops.core.data.digest import ContentDigest, digest_of
+from airflow_mlops.core.data.digest import ContentDigest, digest_of, digests_of
 from airflow_mlops.core.data.keys import has_repeats
 from airflow_mlops.core.data.profile import Profile
 from airflow_mlops.core.data.profiling import ProfileBuilder, centres
@@ -45,6 +47,7 @@ class Request:
     """
     What :meth:`DatasetStore.append` was asked for.
 
+    :param ahead: how far beyond now a time may lie; rows beyond wait until it has come.
     :param windows_from: where windows are counted from, if this is the first commit.
     :param adopt: columns that may join the dataset, when the source begins to offer them.
     :param facts: author, origin and run of the commit.
@@ -56,9 +59,10 @@ class Request:
     key: str
     window: timedelta
     lateness: timedelta
+    ahead: timedelta
     windows_from: datetime | None
     adopt: tuple[str, ...]
-    facts: Mapping[str, str]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,18 @@ class Target:
     adopted: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """
+    A stored window that loses or gains rows, because their time was corrected.
+
+    :param rows: reads the rows that it has from now on, ordered by time and key.
+    """
+
+    index: int
+    rows: Callable[[], list[pa.RecordBatch]]
+
+
 @dataclass(slots=True)
 class _Open:
     """A window that rows are passing through."""
@@ -97,10 +113,21 @@ class Flow:
     The rows on their way into one commit, and what is learnt about them.
 
     :param before: what the newest version says; ``None`` for the first commit.
+    :param mends: windows before those that are read, which change for a correction.
+    :param corrected: rows that have another time now.
     """
 
-    def __init__(self, request: Request, target: Target, before: Sidecar | None) -> None:
-        self._request, self._target, self._before = request, target, before
+    def __init__(
+        self,
+        request: Request,
+        target: Target,
+        before: Sidecar | None,
+        mends: Sequence[Mend] = (),
+        corrected: int = 0,
+    ) -> None:
+        self.mends, self._corrected = mends, corrected
+        self._mended: dict[int, WindowStats] = {}
+        self._request, self.target, self._before = request, target, before
         self._known = {w.index: w for w in before.windows} if before else {}
         self._origin = datetime.fromisoformat(before.origin_time) if before else None
         self._watermark = before.commit.watermark if before else ""
@@ -111,7 +138,8 @@ class Flow:
         self._open: _Open | None = None
         self._writing = False
         self._extended: int | None = None
-        self._keys: list[pa.Array] = []
+        self._keys: deque[pa.Array] = deque()
+        self._key_bytes = 0
         self._first = self._last = _EPOCH
         self._error: MlopsError | None = None
         self.sequence = (before.sequence if before else 0) + 1
@@ -125,10 +153,13 @@ class Flow:
         try:
             for batch in reader:
                 if batch.num_rows:
-                    for index, part in self._by_window(_cast(batch, self._target.schema)):
-                        yield from self._pass(index, part)
+                    for found in self._by_window(cast_to(batch, self.target.schema)):
+                        yield from self._pass(*found)
             yield from self._close()
-            if self._done:
+            with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its threads may not read
+                for mend in self.mends:
+                    yield from self._mend(mend.index, pool.submit(mend.rows).result())
+            if self._done or self.mends:
                 self._check_keys()
                 self._write_sidecar()
         except MlopsError as error:
@@ -140,14 +171,29 @@ class Flow:
         if self._error is not None:
             raise self._error
 
-    def replaced_from(self) -> datetime | None:
-        """Return the time from which stored rows are replaced; ``None`` if the commit only adds."""
-        index = self._open.index if self._open and not self._done else min(self._done)
-        replaces = index != self._extended and any(known >= index for known in self._known)
-        return self._moment(index) if replaces else None
+    def replaced(self) -> list[tuple[datetime, datetime | None]]:
+        """
+        Return the spans of time whose stored rows are replaced; none if the commit only adds.
 
-    def _by_window(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Split a batch, ordered by time, at the borders of windows."""
+        Known with the first row that :meth:`rows` yields.
+        """
+        spans: list[tuple[datetime, datetime | None]] = [
+            (self._moment(mend.index), self._moment(mend.index + 1)) for mend in self.mends
+        ]
+        if self._open is None and not self._done:
+            return spans
+        index = self._open.index if self._open and not self._done else min(self._done)
+        if index != self._extended and any(known >= index for known in self._known):
+            return [*spans, (self._moment(index), None)]
+        if spans:  # what is written has to lie in what is replaced, also where nothing is stored
+            after = datetime.fromisoformat(self._watermark) + timedelta(microseconds=1)
+            spans.append((after, None))
+        return spans
+
+    def _by_window(
+        self, batch: pa.RecordBatch
+    ) -> Iterator[tuple[int, pa.RecordBatch, ContentDigest]]:
+        """Split a batch, ordered by time, at the borders of windows; digest each part."""
         micros = self._moments(batch)
         first, last = (_EPOCH + timedelta(microseconds=int(m)) for m in (micros[0], micros[-1]))
         if self._origin is None:
@@ -164,8 +210,8 @@ class Flow:
         origin = (self._origin - _EPOCH) // microsecond
         indices = (micros - origin) // (self._request.window // microsecond)
         cuts = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
-        for start, stop in pairwise(cuts):
-            yield int(indices[start]), batch.slice(start, stop - start)
+        for (start, stop), digest in zip(pairwise(cuts), digests_of(batch, cuts), strict=True):
+            yield int(indices[start]), batch.slice(start, stop - start), digest
 
     def _moments(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
         """Return the time of each row in microseconds since 1970, shape ``(n_rows,)``."""
@@ -177,10 +223,6 @@ class Flow:
         if micros.min() < _FIRST_MOMENT or micros.max() > _LAST_MOMENT:
             wrong = pa.array((micros < _FIRST_MOMENT) | (micros > _LAST_MOMENT))
             self._refuse(wrong, keys, "have a time outside the years 1 to 9999, or infinity")
-        latest = (datetime.now(UTC) + self._request.window - _EPOCH) // timedelta(microseconds=1)
-        if micros.max() > latest:  # newer rows would look late from then on
-            wrong = pa.array(micros > latest)
-            self._refuse(wrong, keys, "have a time more than a window in the future")
         if (np.diff(micros) < 0).any():
             msg = f"{self._request.name}: the source did not order its rows by time"
             raise RejectedError(msg)
@@ -193,13 +235,15 @@ class Flow:
             msg = f"{self._request.name}: {count} rows {what}, such as {', '.join(some)}"
             raise RejectedError(msg)
 
-    def _pass(self, index: int, part: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def _pass(
+        self, index: int, part: pa.RecordBatch, digest: ContentDigest
+    ) -> Iterator[pa.RecordBatch]:
         if self._open is None or self._open.index != index:
             yield from self._close()
             self._open = _Open(index)
         window = self._open
         window.rows += part.num_rows
-        window.digest = window.digest + digest_of([part])
+        window.digest = window.digest + digest
         self._remember(part.column(self._request.key))
         self._builder.update(part)
         if self._writing or index not in self._known:
@@ -217,20 +261,33 @@ class Flow:
         known = self._known.get(window.index)
         if window.held and known is not None and known.digest == str(window.digest):
             return
-        start = self._moment(window.index)
-        self._done[window.index] = WindowStats(
-            window.index,
-            start.isoformat(),
-            (start + self._request.window).isoformat(),
-            window.rows,
-            str(window.digest),
-            f"{self._target.sidecar}.profiles",
-            max(self._target.adopted.values(), default=1),
-        )
+        self._done[window.index] = self._stats(window.index, window.digest)
         self._profiles[window.index] = built
         held = window.held if self._writing or known is None else self._beyond(window, known)
         self._writing = True
         yield from held
+
+    def _mend(self, index: int, rows: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Write a window that a correction changed; one that has no row left goes."""
+        if not rows:
+            return
+        builder = ProfileBuilder(self._like)
+        for batch in rows:
+            builder.update(batch)
+        self._mended[index] = self._stats(index, digest_of(rows))
+        self._profiles[index] = builder.finish()
+        yield from rows
+
+    def _stats(self, index: int, digest: ContentDigest) -> WindowStats:
+        return WindowStats(
+            index,
+            self._moment(index).isoformat(),
+            self._moment(index + 1).isoformat(),
+            digest.rows,
+            str(digest),
+            f"{self.target.sidecar}.profiles",
+            max(self.target.adopted.values(), default=1),
+        )
 
     def _beyond(self, window: _Open, known: WindowStats) -> list[pa.RecordBatch]:
         """
@@ -249,12 +306,15 @@ class Flow:
 
     def _remember(self, keys: pa.Array) -> None:
         self._keys.append(keys.take(np.arange(len(keys))))  # a slice would hold its whole batch
+        self._key_bytes += self._keys[-1].nbytes
         room = _REMEMBERED_KEYS if pt.is_integer(keys.type) else _REMEMBERED_TEXTS
-        while len(self._keys) > 1 and sum(k.nbytes for k in self._keys) > room:
-            self._keys.pop(0)
+        while len(self._keys) > 1 and self._key_bytes > room:
+            self._key_bytes -= self._keys.popleft().nbytes
 
     def _check_keys(self) -> None:
-        keys = pa.chunked_array(self._keys)
+        if not self._keys:
+            return
+        keys = pa.chunked_array(list(self._keys))
         if not has_repeats(keys):
             return
         counts = keys.value_counts().to_pylist()
@@ -267,23 +327,9 @@ class Flow:
 
     def _write_sidecar(self) -> None:
         """Write profiles and summary; the commit that follows names them."""
-        request, target, before = self._request, self._target, self._before
-        first = min(self._done)
-        kept = {i: w for i, w in self._known.items() if i < first}
-        windows = tuple(w for _, w in sorted({**kept, **self._done}.items()))
-        rows = sum(w.rows for w in windows)
-        commit = Commit(
-            ref=str(DatasetRef(request.name, target.version)),
-            rows=rows,
-            added=rows - (before.commit.rows if before else 0),
-            since=max(self._first, self._moment(first)).isoformat(),
-            until=self._last.isoformat(),
-            watermark=self._last.isoformat(),
-            digest=str(total_digest(windows)),
-            windows=tuple(self._done[i] for i in sorted(self._done)),
-            **request.facts,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        request, target, before = self._request, self.target, self._before
+        windows = self._windows()
+        commit = self._commit(windows)
         sidecar = Sidecar(
             commit=commit,
             origin_time=self._moment(0).isoformat(),
@@ -294,6 +340,7 @@ class Flow:
             windows=windows,
             adopted=target.adopted,
             centres=self._like.centres(),
+            base=before.base_of(windows) if before else None,
         )
         data = profiles.to_bytes(self._profiles)
         with ThreadPoolExecutor(1) as pool:  # delta-rs is reading us: its own threads may not write
@@ -303,12 +350,41 @@ class Flow:
             ):
                 pool.submit(target.write_file, path, content).result()
 
+    def _windows(self) -> tuple[WindowStats, ...]:
+        """Return every window of the version: those written, and those that stay."""
+        first = min(self._done, default=None)
+        mended = {mend.index for mend in self.mends}
+        kept = {
+            i: w for i, w in self._known.items() if i not in mended and (first is None or i < first)
+        }
+        return tuple(w for _, w in sorted({**kept, **self._mended, **self._done}.items()))
+
+    def _commit(self, windows: tuple[WindowStats, ...]) -> Commit:
+        first, before = min(self._done, default=None), self._before
+        made, said = {**self._mended, **self._done}, before.commit if before else None
+        newest = said.watermark if said and self._last is _EPOCH else self._last.isoformat()
+        since = newest if first is None else max(self._first, self._moment(first)).isoformat()
+        rows = sum(w.rows for w in windows)
+        return Commit(
+            ref=str(DatasetRef(self._request.name, self.target.version)),
+            rows=rows,
+            added=rows - (said.rows if said else 0),
+            since=since,
+            until=newest,
+            watermark=newest,
+            digest=str(total_digest(windows)),
+            windows=tuple(made[i] for i in sorted(made)),
+            corrected=self._corrected,
+            **self._request.facts,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
     def _moment(self, index: int) -> datetime:
         """Return the start of a window."""
         return (self._origin or _EPOCH) + index * self._request.window
 
 
-def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def cast_to(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """
     Bring a batch to the dataset's types and column order.
 

@@ -1,21 +1,26 @@
-"""Where rows come from: a PostgreSQL table as a stream of Arrow batches, or a table in memory."""
+"""Where rows come from: a PostgreSQL table as a stream of Arrow batches."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Protocol
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.types as pt
 from psycopg import sql
 
+from airflow_mlops.core.data.arrow_source import ArrowSource, quoted, stored_type
 from airflow_mlops.core.errors import ConfigurationError, RejectedError, UnavailableError
+
+__all__ = ["ArrowSource", "PostgresSource", "Source", "quoted", "stored_type"]
 
 _IDENTIFIER_BYTES = 63
 """PostgreSQL cuts longer identifiers silently."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 CONNECT_SECONDS = 10
 """libpq has no limit of its own."""
@@ -65,9 +70,28 @@ class Source(Protocol):
         ...
 
     def read(
-        self, since: datetime | None = None
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
     ) -> contextlib.AbstractContextManager[pa.RecordBatchReader]:
-        """Stream the rows from ``since`` on, ordered by time and key."""
+        """
+        Stream the rows from ``since`` on, ordered by time and key.
+
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
+        """
+        ...
+
+    def count(
+        self, origin: datetime, window: timedelta, until: datetime
+    ) -> Mapping[int, int] | None:
+        """
+        Count the rows before ``until`` in each window; ``None`` if that takes computing them all.
+
+        :param origin: where windows are counted from.
+        """
         ...
 
 
@@ -94,8 +118,11 @@ class PostgresSource:
     def query(self) -> str:
         """The statement, without the moment to begin from."""
         names = sql.SQL(", ").join(map(sql.Identifier, self.columns)) if self.columns else None
+        relation, text = self._relation(), self.table.strip()
+        if text.startswith("("):
+            relation = sql.SQL(f"{text} as source")
         start = sql.SQL("select {} from {}")
-        return start.format(names or sql.SQL("*"), self._relation()).as_string(None)
+        return start.format(names or sql.SQL("*"), relation).as_string(None)
 
     def schema(self) -> pa.Schema:
         """
@@ -107,9 +134,18 @@ class PostgresSource:
         return pa.schema([(name, kind) for name, kind, _ in self._columns()])
 
     @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+    def read(
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
+    ) -> Iterator[pa.RecordBatchReader]:
         """
         Stream the rows from ``since`` on, in one repeatable-read transaction.
+
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
 
         :raises ConfigurationError: as :meth:`schema`.
         :raises RejectedError: if a view fails on a value, such as a division by zero.
@@ -124,23 +160,54 @@ class PostgresSource:
                 connection = stack.enter_context(dbapi.connect(self._dsn()))
                 cursor = stack.enter_context(connection.cursor(adbc_stmt_kwargs=_BATCHES))
                 cursor.execute("set transaction isolation level repeatable read, read only")
-                cursor.execute(self._query(columns, since))
+                cursor.execute(self._query(columns, since, until, keys))
                 batches = _as_schema(cursor.fetch_record_batch(), schema, self.table)
             yield pa.RecordBatchReader.from_batches(schema, batches)
 
     def newest(self) -> datetime | None:
         """
-        Return the time of the newest row; nothing if there is none.
+        Return the time of the newest row that is not ahead of now; nothing if there is none.
 
         :raises ConfigurationError: as :meth:`schema`.
         :raises UnavailableError: if the server does not answer.
         """
-        newest = sql.SQL("select max({}) from {}")
-        query = newest.format(sql.Identifier(self.time), self._relation())
+        time, relation = sql.Identifier(self.time), self._relation()
+        query = sql.SQL("select max({}) from {}").format(time, relation)
         with _asked(self.table, self._dsn()) as connection:
-            row = connection.execute(query).fetchone()
-        found: datetime | None = row[0] if row else None
-        return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+            newest = _first_time(connection, query)
+            now = datetime.now(UTC)  # after the answer, which may have been stamped just then
+            if (
+                newest is not None
+                and (newest if newest.tzinfo else newest.replace(tzinfo=UTC)) > now
+            ):
+                edge = now if newest.tzinfo else now.replace(tzinfo=None)
+                query += sql.SQL(" where {} <= {}").format(time, sql.Literal(edge))
+                newest = _first_time(connection, query)
+        return newest if newest is None or newest.tzinfo else newest.replace(tzinfo=UTC)
+
+    def count(self, origin: datetime, window: timedelta, until: datetime) -> Mapping[int, int]:
+        """
+        Count the rows before ``until`` in each window; the server reads the time column only.
+
+        :raises ConfigurationError: as :meth:`schema`.
+        :raises UnavailableError: if the server does not answer.
+        """
+        columns = {name: cast for name, _, cast in self._columns()}
+        local = columns[self.time] == _FROM_UTC
+        moment = until.astimezone(UTC).replace(tzinfo=None) if local else until
+        query = sql.SQL(
+            "select floor((extract(epoch from {time}{cast}) - {origin}) / {window})::bigint, "
+            "count(*) from {relation} where {time} < {until} and isfinite({time}) group by 1"
+        ).format(
+            time=sql.Identifier(self.time),
+            cast=sql.SQL(columns[self.time]),
+            origin=sql.Literal(Decimal((origin - _EPOCH) // _MICROSECOND) / 1_000_000),
+            window=sql.Literal(Decimal(window // _MICROSECOND) / 1_000_000),
+            relation=self._relation(),
+            until=sql.Literal(moment),
+        )
+        with _asked(self.table, self._dsn()) as connection:
+            return {int(i): int(n) for i, n in connection.execute(query, binary=True)}
 
     def _dsn(self) -> str:
         """
@@ -155,7 +222,11 @@ class PostgresSource:
             raise ConfigurationError(msg) from None
 
     def _query(
-        self, columns: Sequence[tuple[str, pa.DataType, str]], since: datetime | None
+        self,
+        columns: Sequence[tuple[str, pa.DataType, str]],
+        since: datetime | None,
+        until: datetime | None,
+        keys: Sequence[object] | None,
     ) -> str:
         parts = [
             sql.SQL("({}{}) as {}").format(
@@ -165,16 +236,30 @@ class PostgresSource:
         ]
         query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(parts), self._relation())
         time, key = sql.Identifier(self.time), sql.Identifier(self.key)
-        if since is not None:
-            local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
-            moment = since.astimezone(UTC).replace(tzinfo=None) if local else since
-            query += sql.SQL(" where {} >= {}").format(time, sql.Literal(moment))
+        local = any(cast == _FROM_UTC for name, _, cast in columns if name == self.time)
+        where = []
+        for sign, moment in ((">=", since), ("<", until)):
+            if moment is not None:
+                edge = moment.astimezone(UTC).replace(tzinfo=None) if local else moment
+                where.append(sql.SQL(f"{{}} {sign} {{}}").format(time, sql.Literal(edge)))
+        if keys is not None:  # as text that has no type yet, it becomes an array of the key's type
+            texts = sql.Literal([str(value) for value in keys])
+            where.append(sql.SQL("{} = any({})").format(key, texts))
+        if where:
+            query += sql.SQL(" where ") + sql.SQL(" and ").join(where)
         return (query + sql.SQL(" order by {}, {}").format(time, key)).as_string(None)
 
     def _relation(self) -> sql.Composable:
-        """Write the table, or the query, as it stands after ``from``."""
+        """
+        Write the table, or the query, as it stands after ``from``.
+
+        A query stands on lines of its own: a comment at its end does not hide what follows it.
+        """
         text = self.table.strip()
         is_query = text.startswith("(") and text.endswith(")")
+        if is_query and "\0" in text:
+            msg = f"no query of PostgreSQL: {text!r} holds a NUL"
+            raise ConfigurationError(msg)
         parts = [] if is_query else text.split(".", 1)
         for part in (*parts, self.key, self.time, *(self.columns or ())):
             if not part or "\0" in part or len(part.encode()) > _IDENTIFIER_BYTES:
@@ -183,13 +268,15 @@ class PostgresSource:
                     f"(1 to {_IDENTIFIER_BYTES} bytes, no NUL)"
                 )
                 raise ConfigurationError(msg)
-        return sql.SQL(f"{text} as source") if is_query else sql.Identifier(*parts)
+        if is_query:
+            return sql.SQL(f"(\n{text[1:-1]}\n) as source")
+        return sql.Identifier(*parts)
 
     def _columns(self) -> list[tuple[str, pa.DataType, str]]:
         """Name, Arrow type and cast of each wanted column."""
         query = sql.SQL("select * from {} limit 0").format(self._relation())
         with _asked(self.table, self._dsn()) as connection:
-            found = connection.execute(query).description or []
+            found = connection.execute(query, binary=True).description or []
         types = {c.name: _TYPES.get(c.type_code, (pa.string(), "::text")) for c in found}
         wanted = self.columns or tuple(types)
         asked = dict.fromkeys((*wanted, self.key, self.time))
@@ -203,65 +290,6 @@ class PostgresSource:
             )
             raise ConfigurationError(msg)
         return [(name, *types[name]) for name in asked]
-
-
-@dataclass(frozen=True, slots=True)
-class ArrowSource:
-    """
-    A table in memory, for tests and notebooks.
-
-    :param table: the rows, in any order; a time without time zone is read as UTC.
-    :param key: column that names a row.
-    :param time: timestamp column by which rows arrive.
-    """
-
-    table: pa.Table
-    key: str
-    time: str
-
-    @property
-    def query(self) -> str:
-        """Rows in memory have no other name."""
-        return f"{self.table.num_rows} rows in memory"
-
-    def schema(self) -> pa.Schema:
-        """Columns and their types, as a dataset stores them."""
-        return pa.schema([(f.name, stored_type(f.type)) for f in self.table.schema])
-
-    @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
-        """
-        Stream the rows from ``since`` on, ordered by time and key.
-
-        :raises RejectedError: if a value has no place in the type that is stored.
-        """
-        try:
-            found = self.table.cast(self.schema())
-        except pa.ArrowInvalid as error:
-            msg = f"a value has no place in a dataset: {error}"
-            raise RejectedError(msg) from error
-        if since is not None:
-            found = found.filter(pc.greater_equal(found[self.time], pa.scalar(since)))
-        found = found.sort_by([(self.time, "ascending"), (self.key, "ascending")])
-        yield found.to_reader(max_chunksize=65_536)
-
-
-def quoted(name: str) -> str:
-    """Write a column's name for an engine that reads SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def stored_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which a dataset keeps a column; Delta knows fewer than Arrow."""
-    if pt.is_dictionary(kind):
-        return stored_type(kind.value_type)
-    if pt.is_timestamp(kind):
-        return pa.timestamp("us", "UTC")
-    if pt.is_large_string(kind) or pt.is_string_view(kind):
-        return pa.string()
-    if pt.is_decimal(kind) or pt.is_float16(kind):
-        return pa.float64()
-    return pa.int64() if pt.is_unsigned_integer(kind) else kind
 
 
 @contextlib.contextmanager
@@ -291,11 +319,24 @@ def _as_schema(
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _first_time(
+    connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.Composed
+) -> datetime | None:
+    row = connection.execute(query, binary=True).fetchone()
+    return row[0] if row else None
+
+
 @contextlib.contextmanager
 def _asked(table: str, dsn: str) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
-    """Connect for one question about a table; errors get their family."""
+    """
+    Connect for one question about a table; errors get their family.
+
+    Nothing can be written. Ask with ``binary=True``: then a question is one statement, and text of
+    a user cannot end it and begin another.
+    """
     try:
         with psycopg.connect(dsn) as connection:
+            connection.read_only = True
             yield connection
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         msg = f"no table {table!r} in this database: {error}"
@@ -306,6 +347,9 @@ def _asked(table: str, dsn: str) -> Iterator["psycopg.Connection[tuple[Any, ...]
     except psycopg.errors.InsufficientPrivilege as error:
         msg = f"this login may not read {table!r}: {error}"
         raise ConfigurationError(msg) from error
+    except psycopg.DataError as error:
+        msg = f"a value of {table!r} cannot be read: {error}; correct the rows or the view"
+        raise RejectedError(msg) from error
     except psycopg.Error as error:
         raise _no_connection(table, error) from error
 

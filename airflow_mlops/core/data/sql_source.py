@@ -7,7 +7,7 @@ They become a dataset of their own: versioned, digested and profiled like any ot
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -100,21 +100,37 @@ class SqlSource:
         return pa.schema([(f.name, stored_type(f.type)) for f in found])
 
     @contextlib.contextmanager
-    def read(self, since: datetime | None = None) -> Iterator[pa.RecordBatchReader]:
+    def read(
+        self,
+        since: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        keys: Sequence[object] | None = None,
+    ) -> Iterator[pa.RecordBatchReader]:
         """
         Stream the rows from ``since`` on, ordered by time and key.
 
+        :param until: only rows before it; ``None``: all.
+        :param keys: only rows of these keys; ``None``: all.
         :raises UserCodeError: if the SQL does not run, rows have no key or time or share one key,
             or a row depends on later ones.
         """
         schema = self.schema()
         with _session(self) as session:
+            if until is not None or keys is not None:
+                some = session.some(since, until, keys).to_arrow_reader(_BATCH)
+                yield pa.RecordBatchReader.from_batches(schema, _cast(some, schema))
+                return
             session.compute(since)
             session.check_keys()
             for cut in session.cuts():
                 session.check_no_future(cut, since)
             rows = session.ordered().to_arrow_reader(_BATCH)
             yield pa.RecordBatchReader.from_batches(schema, _cast(rows, schema))
+
+    def count(self, origin: datetime, window: timedelta, until: datetime) -> None:
+        """All rows would have to be computed: what is late is counted at the inputs."""
+        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +177,19 @@ class _Session:
         """Compute the rows from a moment on, and keep them."""
         with self.running():
             self.result(self._from(since)).create(f"{self.mark}_result")
+
+    def some(
+        self, since: datetime | None, until: datetime | None, keys: Sequence[object] | None
+    ) -> "duckdb.DuckDBPyRelation":
+        """Return some rows only, ordered by time and key; they are not looked through."""
+        where = [self._from(since)]
+        if until is not None:
+            where.append(f"{self._micros} < {(until - _EPOCH) // _MICROSECOND}")
+        if keys is not None:
+            texts = ", ".join("'" + str(value).replace("'", "''") + "'" for value in keys)
+            where.append(f"cast({quoted(self.source.key)} as varchar) in ({texts})")
+        order = f"{quoted(self.source.time)}, {quoted(self.source.key)}"
+        return self.result(" and ".join(filter(None, where))).order(order)
 
     def ordered(self) -> "duckdb.DuckDBPyRelation":
         """Return the rows, ordered by time and key."""

@@ -1,9 +1,11 @@
 """Files below a dataset's table, wherever it is, and the errors of whoever keeps them."""
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -17,6 +19,12 @@ _PATIENCE = {"max_retries": "3", "retry_timeout": "30s"}
 """An object store that is away is given up after a while; object_store's own limit is 3 minutes."""
 
 _REFUSED = ("Generic Config error", "NoSuchBucket", "AccessDenied", "InvalidAccessKey", "Forbidden")
+_BROKEN = tuple(
+    f"Kernel error: {kind}"
+    for kind in ("Json error", "Arrow error", "Parquet error", "Invalid Checkpoint")
+)
+"""What delta-rs says of a file of its log that is cut or garbled: a retry reads it again."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -49,6 +57,16 @@ class TableFiles:
             except FileNotFoundError as error:
                 msg = f"{path} of {table.table_uri} is gone: bring it back from a backup"
                 raise RejectedError(msg) from error
+
+    def read_json(self, table: DeltaTable, path: str) -> dict[str, Any]:
+        """
+        Read a file below a table that holds one JSON object.
+
+        :raises RejectedError: if it is gone, cut or garbled.
+        """
+        data = self.read_file(table, path)
+        with stored(f"{path} of {table.table_uri}"):
+            return dict(json.loads(data))
 
     @contextlib.contextmanager
     def open_file(self, table: DeltaTable, path: str) -> Iterator[pa.NativeFile]:
@@ -97,8 +115,37 @@ class TableFiles:
         except (DeltaError, OSError) as error:
             text = plain(error)
             msg = f"the dataset store at {self.root} {what}: {text}"
+            if any(sign in text for sign in _BROKEN):
+                msg += "; a file of its log is cut or garbled: bring it back from a backup"
+                raise RejectedError(msg) from error
             refused = any(sign in text for sign in _REFUSED)
             raise (ConfigurationError if refused else UnavailableError)(msg) from error
+
+
+def counted(table: DeltaTable) -> int:
+    """Count the rows of a table by its log."""
+    try:
+        return int(table.count())
+    except DeltaError:  # a file of another tool, without statistics
+        return int(table.to_pyarrow_dataset().count_rows())
+
+
+@contextlib.contextmanager
+def stored(what: str) -> Iterator[None]:
+    """
+    Give what goes wrong with stored bytes its family: they are not what was written.
+
+    :param what: which bytes.
+    :raises RejectedError: if they are cut, garbled, or lack a part.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, pa.ArrowException) as error:
+        text = f"{type(error).__name__}: {plain(error)}"
+        msg = (
+            f"{what} is not what was written ({text}): cut or garbled; bring it back from a backup"
+        )
+        raise RejectedError(msg) from error
 
 
 def plain(error: Exception) -> str:

@@ -1,7 +1,8 @@
 """One version of a dataset, and the rows of it that lie between two times."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -16,7 +17,7 @@ from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import Sidecar, WindowStats, total_digest
 from airflow_mlops.core.data.digest import ContentDigest, digest_of
 from airflow_mlops.core.data.profile import Profile, aligned, merge_all
-from airflow_mlops.core.data.table_files import plain
+from airflow_mlops.core.data.table_files import counted, plain, stored
 from airflow_mlops.core.errors import (
     ConfigurationError,
     DatasetNotFoundError,
@@ -46,6 +47,7 @@ class Table:
     :param read_file: reads a file below the table, such as stored profiles.
     :param removed: when and why its rows were removed; empty: they are there. What is stored about
         them, such as profiles, stays.
+    :param lenient: whether rows may differ from what is on record: some are being forgotten.
     """
 
     ref: DatasetRef
@@ -54,6 +56,7 @@ class Table:
     delta: "DeltaTable" = field(repr=False)
     read_file: Callable[[str], bytes] = field(repr=False)
     removed: str = ""
+    lenient: bool = field(default=False, repr=False)
 
     @property
     def time(self) -> str:
@@ -119,6 +122,22 @@ class Table:
                 msg = f"{moment} has no time zone; say datetime(..., tzinfo=UTC)"
                 raise ConfigurationError(msg)
         return Slice(self, since, until)
+
+    def differs(self) -> str:
+        """
+        Compare the number of rows in the files with what is on record; reads no rows.
+
+        :return: what is wrong; empty if nothing is.
+        """
+        found = counted(self.delta)
+        return "" if found == self.rows else self._wrong(f"has {found:,} rows in its files")
+
+    def _wrong(self, what: str) -> str:
+        return (
+            f"{self.ref} {what}, {self.rows:,} are on record: files were changed or lost, or a "
+            "commit of another tool was built upon; bring them back from a backup, or "
+            "`airflow mlops restore` a version that is whole"
+        )
 
     def verify(self) -> None:
         """
@@ -198,8 +217,46 @@ class Slice:
         return pa.RecordBatchReader.from_batches(schema, self._read(scanner))
 
     def _read(self, scanner: "ds.Scanner") -> Iterator[pa.RecordBatch]:
+        rows = 0
         with self._reading():
-            yield from scanner.to_batches()
+            for batch in scanner.to_batches():
+                rows += batch.num_rows
+                yield batch
+        self._check(rows)
+
+    def _check(self, rows: int) -> None:
+        """
+        Compare the number of rows that were read with the windows on record.
+
+        :raises RejectedError: if rows are missing, or too many.
+        """
+        first, last = self._span(inside=False)
+        most = sum(w.rows for w in self.table.windows()[first:last])
+        least = sum(w.rows for w in self.windows())
+        if not (least <= rows <= most or self.table.lenient):
+            say = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            ends = (t.isoformat() if t else "its end" for t in (self.since, self.until))
+            msg = self.table._wrong(f"has {rows:,} rows from {' to '.join(ends)} instead of {say}")
+            raise RejectedError(msg)
+
+    def check_digest(self, rows: pa.Table) -> None:
+        """
+        Compare rows that were read with the digests of the windows that lie wholly inside.
+
+        :param rows: all columns of the rows of this slice.
+        :raises RejectedError: if they are not those on record.
+        """
+        whole = [w for w in self.windows() if w.rows]
+        found, times = ContentDigest(), rows[self.table.time]
+        for contract, windows in groupby(whole, key=attrgetter("contract")):
+            for since, until in _spans(windows):
+                inside = pc.and_(pc.greater_equal(times, since), pc.less(times, until))
+                names = self.table.columns(contract)
+                found = found + digest_of(rows.filter(inside).select(names).to_batches())
+        said = total_digest(whole)
+        if found != said and not self.table.lenient:
+            msg = self.table._wrong(f"has rows of digest {found}, the commits say {said}")
+            raise RejectedError(msg)
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """
@@ -213,6 +270,7 @@ class Slice:
         read = list(dict.fromkeys([*wanted, *order]))
         with self._reading():
             found = self.table.dataset().to_table(columns=read, filter=self._filter())
+        self._check(found.num_rows)
         return found.sort_by([(name, "ascending") for name in order]).select(wanted)
 
     def to_pandas(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
@@ -231,12 +289,22 @@ class Slice:
 
     def windows(self) -> tuple[WindowStats, ...]:
         """Return the windows that lie wholly inside."""
-        return tuple(
-            w
-            for w in self.table.windows()
-            if (self.since is None or datetime.fromisoformat(w.start) >= self.since)
-            and (self.until is None or datetime.fromisoformat(w.end) <= self.until)
-        )
+        first, last = self._span(inside=True)
+        return self.table.windows()[first:last]
+
+    def _span(self, *, inside: bool) -> tuple[int, int]:
+        """Return where the windows begin and end that lie wholly inside, or touch the slice."""
+        windows, origin, length = self.table.windows(), self.table.origin, self.table.window
+        first, last = 0, len(windows)
+        if self.since is not None:
+            gone = self.since - origin
+            index = -(-gone // length) if inside else gone // length
+            first = bisect_left(windows, index, key=attrgetter("index"))
+        if self.until is not None:
+            left = self.until - origin
+            index = left // length if inside else -(-left // length)
+            last = bisect_left(windows, index, key=attrgetter("index"))
+        return first, max(first, last)
 
     def profiles(self) -> tuple[Profile, ...]:
         """Return the stored profile of each window inside; reads no rows."""
@@ -246,7 +314,9 @@ class Slice:
             owners.setdefault(w.owner, []).append(w.index)
         for owner, indices in owners.items():
             data = self.table.read_file(owner)
-            found |= profiles.from_bytes(data, indices)
+            with stored(f"{owner} of {self.table.ref}"):
+                found |= profiles.from_bytes(data, indices)
+                found[indices[0]], found[indices[-1]]
         return aligned(tuple(found[index] for index in sorted(found)))
 
     def profile(self) -> Profile:
@@ -279,3 +349,19 @@ class Slice:
             before = time < pa.scalar(self.until)
             found = before if found is None else found & before
         return found
+
+
+def _spans(windows: Iterable[WindowStats]) -> Iterator[tuple[pa.Scalar, pa.Scalar]]:
+    """Join windows that follow one another: first moment and end of each run of them."""
+    first = last = ""
+    for window in windows:
+        if first and window.start != last:
+            yield _moment(first), _moment(last)
+            first = ""
+        first, last = first or window.start, window.end
+    if first:
+        yield _moment(first), _moment(last)
+
+
+def _moment(text: str) -> pa.Scalar:
+    return pa.scalar(datetime.fromisoformat(text), pa.timestamp("us", "UTC"))

@@ -8,9 +8,10 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.data.commits import SIDECARS
+from airflow_mlops.core.data.table_files import stored
 from airflow_mlops.core.data.version_log import VersionLog
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.refs import DatasetRef
@@ -55,10 +56,11 @@ def check_tag(name: str) -> str:
 
 def read_tags(log: VersionLog, table: "DeltaTable") -> dict[str, Tag]:
     """Return all tags of a dataset by name."""
-    found: dict[str, Any] = {}
+    found: dict[str, Tag] = {}
     for path in log.list_files(table, FOLDER):
-        data = json.loads(log.read_file(table, path))
-        found[data["name"]] = Tag(**data)
+        data = log.read_json(table, path)
+        with stored(f"{path} of {table.table_uri}"):
+            found[data["name"]] = Tag(data["name"], int(data["version"]), data["by"], data["at"])
     return found
 
 

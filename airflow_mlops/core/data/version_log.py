@@ -5,9 +5,8 @@ A sidecar is written before the commit that names it: a kill at any moment leave
 or the whole one.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -23,9 +22,23 @@ from deltalake import (
 )
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-from airflow_mlops.core.data.commits import SIDECARS, Commit, Sidecar
-from airflow_mlops.core.data.sources import quoted
-from airflow_mlops.core.data.table_files import TableFiles
+from airflow_mlops.core.data.commits import (
+    SIDECARS,
+    Commit,
+    Full,
+    Sidecar,
+    base_path,
+    commit_of,
+)
+from airflow_mlops.core.data.foreign import (
+    ForeignCommit,
+    foreign_commit,
+    foreign_error,
+    same_rows,
+)
+from airflow_mlops.core.data.log_files import LogFiles
+from airflow_mlops.core.data.predicates import within
+from airflow_mlops.core.data.table_files import stored
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
     RejectedError,
@@ -38,6 +51,9 @@ META = "mlops"
 
 APP_KEY = "mlops.app_key"
 """Key of a commit's metadata that names the change it answers."""
+
+FOREIGN = "mlops.foreign"
+"""Key of a commit's metadata that says which commits of other tools it answers."""
 
 UNDER_WAY = f"{SIDECARS}/under_way"
 """Folder of notes about what is under way and must not be overlapped."""
@@ -66,16 +82,18 @@ class Change:
     :param app_key: names this change; a retry uses the same one.
     :param what: what it is called in an error, such as ``append``.
     :param note: its own note in ``UNDER_WAY``; empty if it has none.
+    :param answers: whether it is the answer to commits of other tools; else they are refused.
     """
 
     name: str
     app_key: str
     what: str
     note: str = ""
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class VersionLog(TableFiles):
+class VersionLog(LogFiles):
     """The tables below one root."""
 
     def find(self, name: str, version: int | None = None) -> DeltaTable | None:
@@ -135,7 +153,7 @@ class VersionLog(TableFiles):
             if (table.transaction_version(change.app_key) or 0) >= 1:
                 return self._own(table, change)
             self.refuse_under_way(table, mine=change.note)
-            before = self.newest(table)
+            before = self.last_own(table)[0] if change.answers else self.newest(table)
             try:
                 written = attempt(table, before)
             except CommitFailedError:
@@ -143,7 +161,7 @@ class VersionLog(TableFiles):
                 continue
             if written:
                 return self._own(self.get(change.name), change)
-            return replace(before.commit, added=0, windows=()) if before else None
+            return replace(before.commit, added=0, windows=(), corrected=0) if before else None
         msg = f"{_RACES} other changes of {change.name} came first; try the {change.what} again"
         raise UnavailableError(msg)
 
@@ -155,10 +173,12 @@ class VersionLog(TableFiles):
         :raises UnavailableError: if there is a note of somebody else.
         """
         for path in self.list_files(table, UNDER_WAY):
-            note = json.loads(self.read_file(table, path))
-            if note["id"] != mine:
+            note = self.read_json(table, path)
+            with stored(f"{path} of {table.table_uri}"):
+                ident, what, at = note["id"], note["what"], note["at"]
+            if ident != mine:
                 msg = (
-                    f"{table.table_uri}: {note['what']} since {note['at']}, and nothing else may "
+                    f"{table.table_uri}: {what} since {at}, and nothing else may "
                     "change it meanwhile; try again later. If that call was killed, run it once "
                     "more with the same keys: airflow mlops forget"
                 )
@@ -179,7 +199,7 @@ class VersionLog(TableFiles):
         """Return the commit that carries this change's key."""
         for entry in self.entries(table):
             if entry.get(APP_KEY) == change.app_key:
-                return self.sidecar(table, entry).commit
+                return self.commit(table, entry)
         msg = (
             f"{change.name} knows {change.what} {change.app_key!r}, its commit is gone: files of "
             "the log were removed by hand; bring them back"
@@ -192,23 +212,25 @@ class VersionLog(TableFiles):
         rows: pa.RecordBatchReader,
         properties: CommitProperties,
         *,
-        replaced: tuple[str, datetime] | None,
+        replaced: Sequence[tuple[datetime, datetime | None]],
+        time: str,
         schema_mode: Literal["merge", "overwrite"] | None,
     ) -> None:
         """
         Commit rows.
 
-        :param replaced: time column, and the moment from which stored rows are replaced.
+        :param replaced: spans of time whose stored rows are replaced: first moment (inclusive) and
+            end (exclusive; ``None``: all later ones); empty: the commit only adds.
+        :param time: time column.
         :param schema_mode: ``"merge"`` adds columns, ``"overwrite"`` replaces all rows as well.
         :raises deltalake.exceptions.CommitFailedError: if somebody else committed first.
         """
         how: dict[str, Any] = {"mode": "append", "schema_mode": schema_mode}
         if schema_mode == "overwrite":
             how["mode"] = "overwrite"
-        elif replaced is not None:
-            how |= {"mode": "overwrite", "predicate": _from(*replaced)}
-        name = table.table_uri.rstrip("/").rpartition("/")[2]
-        with self._talking(f"cannot write {name}"):
+        elif replaced:
+            how |= {"mode": "overwrite", "predicate": within(time, replaced)}
+        with self._talking(f"cannot write {_name(table)}"):
             write_deltalake(
                 table,
                 rows,
@@ -220,33 +242,63 @@ class VersionLog(TableFiles):
             )
 
     def newest(self, table: DeltaTable) -> Sidecar | None:
-        """Return what the newest commit up to the state of a table says."""
+        """
+        Return what the newest commit up to the state of a table says.
+
+        :raises ForeignCommitError: if another tool has changed rows since.
+        """
+        found, foreign = self.last_own(table)
+        if found is not None and foreign and not same_rows(self, table, foreign, found):
+            raise foreign_error(self, found, foreign)
+        return found
+
+    def last_own(self, table: DeltaTable) -> tuple[Sidecar | None, tuple[ForeignCommit, ...]]:
+        """Return what our newest commit says, and those of others since that touch rows."""
+        foreign: list[ForeignCommit] = []
         for entry in self.entries(table):
             if META in entry:
-                return self.sidecar(table, entry)
-        return None
+                kept = self._without_columns(table, int(entry["version"]), foreign)
+                return self.sidecar(table, entry), kept
+            found = foreign_commit(int(entry["version"]), self.actions(table, entry["version"]))
+            if found is not None:
+                foreign.append(found)
+        return None, ()
 
-    def entries(self, table: DeltaTable) -> Iterator[dict[str, Any]]:
-        """
-        Yield what each commit says of itself, newest first, beginning with the state of a table.
-
-        Read file by file: delta-rs reads its whole history, and numbers that of an older state
-        wrongly.
-        """
-        for version in range(table.version(), -1, -1):
-            found = (a["commitInfo"] for a in self._actions(table, version) if "commitInfo" in a)
-            yield {**next(found, {}), "version": version}
-
-    def _actions(self, table: DeltaTable, version: int) -> list[dict[str, Any]]:
-        text = self.read_file(table, log_path(version))
-        return [json.loads(line) for line in text.splitlines()]
+    def _without_columns(
+        self, table: DeltaTable, version: int, foreign: list[ForeignCommit]
+    ) -> tuple[ForeignCommit, ...]:
+        """Leave out commits that wrote metadata only, and left the columns as they were."""
+        if any(commit.columns for commit in foreign):
+            before = self.find(_name(table), version)
+            now = schema_of(table)
+            if before and dict(_types(schema_of(before))) == dict(_types(now)):
+                foreign = [replace(commit, columns=False) for commit in foreign]
+        touching = (c for c in foreign if c.added or c.removed or c.columns)
+        return tuple(sorted(touching, key=lambda commit: commit.version))
 
     def sidecar(self, table: DeltaTable, entry: Mapping[str, Any]) -> Sidecar:
-        """Return what one entry of a table's history says; the version is the entry's own."""
-        found = Sidecar.from_json(self.read_file(table, entry[META]))
-        name = DatasetRef.parse(found.commit.ref).name
-        commit = replace(found.commit, ref=str(DatasetRef(name, int(entry["version"]))))
-        return replace(found, commit=commit)
+        """
+        Return what one entry of a table's history says; the version is the entry's own.
+
+        :raises RejectedError: if it is gone, cut or garbled.
+        """
+        path = str(entry[META])
+        found = self._sidecar(table, path)
+        return replace(found, commit=_numbered(found.commit, entry))
+
+    def commit(self, table: DeltaTable, entry: Mapping[str, Any]) -> Commit:
+        """Return the commit of one entry; reads no other file than its own."""
+        data = self.read_file(table, entry[META])
+        with stored(f"{entry[META]} of {table.table_uri}"):
+            return _numbered(commit_of(data), entry)
+
+    def _sidecar(self, table: DeltaTable, path: str) -> Sidecar:
+        data = self.read_file(table, path)
+        with stored(f"{path} of {table.table_uri}"):
+            base = base_path(data)
+        full = Full(base, self._sidecar(table, base).windows) if base else None
+        with stored(f"{path} of {table.table_uri}"):
+            return Sidecar.from_json(data, path, full)
 
     def renew_checkpoint(self, table: DeltaTable) -> None:
         """Write the table's checkpoint anew, if it has any: files of its log were corrected."""
@@ -310,48 +362,38 @@ class VersionLog(TableFiles):
             return False
         return True
 
-    def files_of(self, table: DeltaTable) -> dict[int, set[str]]:
-        """
-        Return the files of rows of each version, paths below the table.
 
-        Read from the log: opening a thousand versions one after the other costs much more.
-        """
-        now: set[str] = set()
-        found: dict[int, set[str]] = {}
-        for version in range(table.version() + 1):
-            for action in self._actions(table, version):
-                if "add" in action:
-                    now = now | {unquote(action["add"]["path"])}
-                elif "remove" in action:
-                    now = now - {unquote(action["remove"]["path"])}
-            found[version] = now
-        return found
+def _numbered(commit: Commit, entry: Mapping[str, Any]) -> Commit:
+    name = DatasetRef.parse(commit.ref).name
+    return replace(commit, ref=str(DatasetRef(name, int(entry["version"]))))
 
 
-def properties_of(change: Change, sidecar: str, sequence: int) -> CommitProperties:
+def properties_of(
+    change: Change, sidecar: str, sequence: int, foreign: str = ""
+) -> CommitProperties:
     """
     Return what a commit carries.
 
     :param sidecar: path of its sidecar.
     :param sequence: its number; of two commits with one number only the first lands.
+    :param foreign: what it says about commits of other tools.
     """
+    said = {FOREIGN: foreign} if foreign else {}
     return CommitProperties(
-        custom_metadata={META: sidecar, APP_KEY: change.app_key},
+        custom_metadata={META: sidecar, APP_KEY: change.app_key, **said},
+        max_commit_retries=0,  # whatever landed meanwhile, of whichever tool, is looked at first
         app_transactions=[Transaction(change.app_key, 1), Transaction(SEQUENCE, sequence)],
     )
 
 
-def log_path(version: int) -> str:
-    """Return the path of the file that says what a commit did."""
-    return f"_delta_log/{version:020}.json"
+def _name(table: DeltaTable) -> str:
+    return str(table.table_uri).rstrip("/").rpartition("/")[2]
+
+
+def _types(schema: pa.Schema) -> Iterator[tuple[str, str]]:
+    return ((f.name, str(f.type)) for f in schema)
 
 
 def schema_of(table: DeltaTable) -> pa.Schema:
     """Return columns and their types."""
     return pa.schema(table.schema().to_arrow())
-
-
-def _from(column: str, moment: datetime) -> str:
-    """Write ``column >= moment`` in the words of delta-rs."""
-    text = moment.isoformat(timespec="microseconds")
-    return f"{quoted(column)} >= arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"

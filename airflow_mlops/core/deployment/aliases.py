@@ -7,6 +7,7 @@ before it writes, and takes it away when the ledger has not moved on.
 """
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 ANCHOR = "mlops.ledger"
 """Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
+
+_log = logging.getLogger(__name__)
 
 WRITING = "mlops.writing."
 """Begin of a writer's mark, a tag of the registered model that says since when it writes."""
@@ -94,7 +97,7 @@ class Seen:
         :param state: read after this was seen.
         """
         found, now = self.differing(state), self.aliases.get("champion")
-        writing = any(not _over(at) for at in self.marks.values())
+        writing = any(not _over(name, at) for name, at in self.marks.items())
         if writing or any(e.op in _MOVE for e in state.since(self.applied)):
             certain = now is not None and now not in state.ever
             return {"champion": found["champion"]} if certain else {}
@@ -147,7 +150,7 @@ class Aliases:
 
         :param seen: what agreed with the ledger.
         """
-        gone = [name for name, at in seen.marks.items() if _over(at)]
+        gone = [name for name, at in seen.marks.items() if _over(name, at)]
         with contextlib.suppress(UnavailableError):  # the aliases are right; a mark is over soon
             for name in (*gone, *([self.mark] if seen.marked else [])):
                 with talking(self.name, missing_is_fine=True):
@@ -162,5 +165,14 @@ def _anchor(state: State) -> str:
     return "{}:{}".format(*state.head)
 
 
-def _over(mark: str) -> bool:
-    return datetime.now(UTC) - datetime.fromisoformat(mark) > OVER
+def _over(name: str, since: str) -> bool:
+    """Say whether the writer of a mark was killed; a mark that no writer made counts as over."""
+    now = datetime.now(UTC)
+    with contextlib.suppress(ValueError, TypeError):
+        age = now - datetime.fromisoformat(since)
+        if age > -OVER:
+            return age > OVER
+    _log.warning(
+        "tag %r is no mark of a writer: %r is no moment of now; it is ignored", name, since
+    )
+    return True

@@ -7,6 +7,7 @@ from airflow_mlops.core.data.selection import labelled_windows
 from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.ledger import State
 from airflow_mlops.core.monitoring.dependencies import DependencyReport
+from airflow_mlops.core.monitoring.findings import bodies, parsed
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
@@ -75,17 +76,17 @@ class Gathering:
 
     def _windows(self, ref: ModelRef | None) -> list[ServedWindow]:
         found = self.observations.read(self.model, "performance", of=ref) if ref else ()
-        windows = (ServedWindow.from_dict(o.body) for o in found)
+        windows = [parsed(o, ServedWindow.from_dict) for o in found]
         return sorted((w for w in windows if w.metric == self.metric), key=lambda w: w.index)
 
     def _drift(self, ref: ModelRef | None) -> list[tuple[bool | None, tuple[str, ...]]]:
         found = {
-            o.body["window"]: (
-                bool(o.body.get("dataset", o.body["drifted"])),
-                tuple(o.body["drifted"]),
+            body["window"]: (
+                bool(body.get("dataset", body["drifted"])),
+                tuple(body["drifted"]),
             )
-            for o in (self.observations.read(self.model, "drift", of=ref) if ref else ())
-            if o.body["window"] is not None
+            for body in bodies(self.observations.read(self.model, "drift", of=ref) if ref else ())
+            if body["window"] is not None
         }
         return [found[index] for index in sorted(found)]
 
@@ -102,6 +103,6 @@ class Gathering:
         newest = self.observations.read(self.model, "dependencies", of=ref, last=1) if ref else ()
         if not newest:
             return []
-        found = DependencyReport.from_dict(newest[0].body)
+        found = parsed(newest[0], DependencyReport.from_dict)
         used = [change.text for change in found.changes if change.used]
         return [*used, *([found.answers.found] if found.status == "broken" else [])]

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -440,3 +441,49 @@ def test_a_version_opens_as_frame_and_as_relation(dataset_store, weeks, append):
         assert rows.filter("kind = 'a'").aggregate("count(*)").fetchall()[0][0] == (
             weeks.rows["kind"].to_pylist().count("a")
         )
+
+
+def test_sidecars_grow_with_what_changed_and_are_read_from_any_version(dataset_store, append):
+    """Many windows, many versions: each names what it changed, and is whole in two reads."""
+
+    def part(rows):
+        return source(*((i, 24 * i, float(i)) for i in range(rows)))
+
+    whole = {}
+    for rows in (300, *range(301, 360)):
+        commit = append(dataset_store, "d", part(rows), f"k{rows}", window=timedelta(days=1))
+        whole[commit.ref] = rows
+    root = Path(dataset_store.log.uri("d"))
+    sidecars = [p for p in (root / "_mlops").iterdir() if p.is_file() and not p.suffix]
+    first = max(p.stat().st_size for p in sidecars)
+    assert sum(p.stat().st_size for p in sidecars) < 12 * first  # 60 times the whole, before
+    for ref, rows in whole.items():
+        found = opened(dataset_store, ref)
+        assert [w.index for w in found.windows()] == list(range(rows))
+        assert found.sidecar.commit.windows
+        if rows % 10 == 0:
+            found.verify()
+    full = {
+        found.sidecar.base.path
+        for ref in whole
+        if (found := opened(dataset_store, ref)).sidecar.base
+    }
+    assert 1 < len(full) < 10
+    assert [c.rows for c in dataset_store.commits("d")] == sorted(whole.values(), reverse=True)
+
+
+def test_a_sidecar_of_an_earlier_release_is_read_and_built_upon(dataset_store, weeks, append):
+    append(dataset_store, "d", weeks.source(0, 4), "a")
+    before = opened(dataset_store, "d@1")
+    entry = next(dataset_store.log.entries(before.delta))
+    windows = [asdict(w) for w in before.windows()]
+    commit = {k: v for k, v in before.sidecar.commit.to_dict().items() if k != "corrected"}
+    old = json.loads(before.sidecar.to_json()) | {"commit": commit, "windows": windows}
+    old.pop("owners")
+    dataset_store.log.write_file(before.delta, entry["mlops"], json.dumps(old).encode())
+    assert opened(dataset_store, "d@1").sidecar == before.sidecar
+    append(dataset_store, "d", weeks.source(0, 5), "b")
+    found = opened(dataset_store, "d@2")
+    assert found.sidecar.base.path == entry["mlops"]
+    found.verify()
+    assert found.between().profile().rows == 5 * 168

@@ -1,10 +1,12 @@
 """The content digest: free of order and layout, additive, and different when a value is."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.data.digest import ContentDigest, digest_of
+from airflow_mlops.core.data.digest import ContentDigest, digest_of, digests_of
 from airflow_mlops.core.errors import ConfigurationError
 
 
@@ -118,3 +120,12 @@ def test_a_repeated_row_counts():
     one = pa.table({"a": [1]})
     assert of(pa.concat_tables([one, one, one])) != of(one)
     assert of(pa.table({"a": [1, 1]})).rows == 2
+
+
+def test_parts_of_a_batch_are_digested_as_if_they_came_alone():
+    rng = np.random.default_rng(0)
+    batch = pa.record_batch({"x": rng.normal(size=100), "c": rng.choice(["a", "b"], 100)})
+    cuts = [0, 1, 7, 64, 100]
+    alone = [digest_of([batch.slice(a, b - a)]) for a, b in itertools.pairwise(cuts)]
+    assert digests_of(batch, cuts) == alone
+    assert sum(alone, ContentDigest()) == digest_of([batch])

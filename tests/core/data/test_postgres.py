@@ -1,5 +1,6 @@
 """A table of a real PostgreSQL as a source."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -10,6 +11,7 @@ from airflow_mlops.core.data.sources import PostgresSource
 from airflow_mlops.core.errors import (
     ConfigurationError,
     ContractBrokenError,
+    MlopsError,
     RejectedError,
     UnavailableError,
 )
@@ -265,3 +267,67 @@ def test_an_error_of_the_reader_is_not_laid_on_the_table(table):
         PostgresSource(*table, "id", "at").read(),
     ):
         raise OSError("disk is full")
+
+
+ESCAPES = [
+    "(select 1); drop table victim; select * from (select 1)",
+    "(select 1); commit; drop table victim; select * from (select 1)",
+    "(select 1) as s; set transaction read write; drop table victim; select (1)",
+    "(select 1 as id, now() as at) as s; drop table victim; -- )",
+    "(select 1 as id, now() as at) to stdout; drop table victim; -- )",
+    "(with gone as (delete from victim returning 1) select 1 as id, now() as at from gone)",
+    "(select nextval('counting') as id, now() as at)",
+]
+
+
+@pytest.mark.parametrize("query", ESCAPES)
+def test_a_query_is_one_statement_that_writes_nothing(warehouse, dataset_store, append, query):
+    dsn = warehouse(
+        "create table if not exists victim (id int)", "create sequence if not exists counting"
+    )
+    source = PostgresSource(dsn, query, "id", "at")
+    now = datetime.now(UTC)
+    for ask in (
+        source.schema,
+        source.newest,
+        lambda: source.count(now, timedelta(days=1), now),
+        lambda: append(dataset_store, "d", source),
+    ):
+        with contextlib.suppress(MlopsError):
+            ask()
+    with psycopg.connect(dsn) as connection:
+        left = connection.execute(
+            "select to_regclass('victim'), is_called from counting"
+        ).fetchone()
+    assert left == ("victim", False)
+    warehouse("drop table victim", "drop sequence counting")
+
+
+def test_a_comment_at_the_end_of_a_query_hides_nothing(warehouse):
+    dsn = warehouse("select 1")
+    source = PostgresSource(dsn, "(select 1 as id, now() as at --)\n)", "id", "at")
+    assert read(source).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"table": "a\0b"},
+        {"table": "(select 1 as id, now() as at, '\0')"},
+        {"key": "i\0d"},
+        {"time": "a\0t"},
+        {"columns": ("a\0t",)},
+    ],
+)
+def test_a_nul_is_an_error_of_a_family(warehouse, named):
+    usual = {"table": "(select 1 as id, now() as at)", "key": "id", "time": "at", "columns": None}
+    source = PostgresSource(warehouse("select 1"), **{**usual, **named})
+    for ask in (source.schema, source.newest, lambda: source.query, lambda: read(source)):
+        with pytest.raises(ConfigurationError, match="NUL"):
+            ask()
+
+
+def test_the_newest_row_is_none_that_is_ahead_of_now(warehouse):
+    rows = "(values (1, now() - interval '1 h'), (2, now() + interval '6 d')) as v (id, at)"
+    source = PostgresSource(warehouse("select 1"), f"(select id, at from {rows})", "id", "at")
+    assert source.newest() < datetime.now(UTC)

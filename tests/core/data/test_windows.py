@@ -7,7 +7,7 @@ import pytest
 
 from airflow_mlops.core.data.selection import labelled_until, labelled_windows, train_and_holdout
 from airflow_mlops.core.data.sources import ArrowSource
-from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError, RejectedError
+from airflow_mlops.core.errors import ContractBrokenError, NotEnoughDataError
 from airflow_mlops.core.refs import DatasetRef
 
 DAY = 24
@@ -71,17 +71,14 @@ def test_labels_share_the_windows_of_their_rows(dataset_store, labelled_weeks, a
     assert [w.start for w in labels.windows()] == [w.start for w in rows.windows()]
 
 
-def test_a_time_in_the_future_is_refused_before_it_hides_what_comes_after(
+def test_a_time_in_the_future_waits_and_does_not_hide_what_comes_after(
     dataset_store, labelled_weeks, append
 ):
     rows = labelled_weeks(1).rows.slice(0, 3)
     times = [*rows["at"].to_pylist()[:2], datetime.now(UTC) + timedelta(days=8)]
     rows = rows.set_column(1, "at", pa.array(times, pa.timestamp("us", "UTC")))
-    with pytest.raises(
-        RejectedError, match=r"1 rows have a time more than a window in the future.*2"
-    ):
-        append(dataset_store, "d", ArrowSource(rows, "id", "at"))
-    assert dataset_store.commits("d") == ()
+    commit = append(dataset_store, "d", ArrowSource(rows, "id", "at"))
+    assert (commit.rows, commit.watermark) == (2, times[1].isoformat())
 
 
 def test_a_new_column_at_the_source_is_left_out_and_said(

@@ -284,3 +284,13 @@ def test_a_late_writer_is_not_taken_for_a_hand(registry, adopting, promoted, mod
     registry.reconcile(model)
     tags = registry.models.client.get_registered_model(model).tags
     assert not [name for name in tags if name.startswith(WRITING)]
+
+
+@pytest.mark.parametrize(
+    "mark", ["", "now", "2024-01-01T00:00:00", "9999-01-01T00:00:00+00:00", "\0", "1e400"]
+)
+def test_a_mark_that_no_writer_made_is_ignored_with_a_warning(mark, caplog):
+    name = "mlops.writing.by-hand"
+    seen = Seen(RIGHT | {"champion": 1}, "2:x", {name: mark})
+    assert seen.moved(TWO) == {"champion": 2}
+    assert f"tag {name!r} is no mark of a writer" in caplog.text
