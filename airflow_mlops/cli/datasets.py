@@ -13,6 +13,7 @@ from airflow_mlops.cli.verb import (
     who,
 )
 from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.lines import one_line, written
 from airflow_mlops.core.refs import DatasetRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.policy import duration
@@ -37,7 +38,7 @@ def versions(args: Namespace) -> tuple[dict[str, Any], str]:
     found = [
         {k: v for k, v in c.to_dict().items() if k != "windows"} | {"tags": t} for c, t in rows
     ]
-    return {"dataset": name, "versions": found}, "\n".join(_line(c, t) for c, t in rows)
+    return {"dataset": name, "versions": found}, written(_line(c, t) for c, t in rows)
 
 
 @verb
@@ -50,7 +51,7 @@ def tag(args: Namespace) -> tuple[dict[str, Any], str]:
         return {"dataset": ref.name, "removed": args.tag}, f"{ref.name} has no tag {args.tag!r}"
     made = store.tag(ref, args.tag, by=who(args), move=args.move)
     found = {"version": str(ref), "tag": made.name, "by": made.by, "at": made.at}
-    return found, f"{ref.name}@{made.name} is {ref}, by {made.by} at {made.at}"
+    return found, one_line(f"{ref.name}@{made.name} is {ref}, by {made.by} at {made.at}")
 
 
 @verb

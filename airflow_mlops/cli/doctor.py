@@ -24,6 +24,7 @@ from airflow_mlops.core.errors import (
     MlopsError,
     RejectedError,
 )
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import ModelRef, is_name
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.hooks.mlflow import MlflowHook
@@ -64,7 +65,7 @@ def doctor(args: Namespace) -> tuple[dict[str, Any], str]:
             results[name] = {"ok": False, "found": f"{type(error).__name__}: {error}"}
     lines = [f"{'ok ' if r['ok'] else 'BAD'} {n}: {r['found']}" for n, r in results.items()]
     healthy = all(r["ok"] for r in results.values())
-    return {"healthy": healthy, "checks": results}, "\n".join(lines)
+    return {"healthy": healthy, "checks": results}, written(lines)
 
 
 def _said(args: Namespace) -> tuple[dict[str, Any], str]:
@@ -85,7 +86,7 @@ def _said(args: Namespace) -> tuple[dict[str, Any], str]:
         entry = set_aside(ledger, args.model, args.set_aside, **said)
         line = f"entry {args.set_aside} of {args.model} counts no more"
     text = f"{line} (entry {entry.seq}, by {entry.by}): {entry.reason}"
-    return entry.to_dict(), text
+    return entry.to_dict(), written([text])
 
 
 def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
@@ -106,7 +107,7 @@ def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
     lines = [f"{len(tried)} bad models, made of the recipe of {champion}:", *map(_line, tried)]
     lines.append(f"{refused} of {len(tried)} do not pass the gates of {args.model}")
     found = {"model": str(champion), "healthy": refused == len(tried)}
-    return found | {"tried": [one.to_dict() for one in tried]}, "\n".join(lines)
+    return found | {"tried": [one.to_dict() for one in tried]}, written(lines)
 
 
 def _line(tried: "Tried") -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.cli.verb import conn_id, open_datasets, open_models, state_of, verb
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.ledger import State
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.hooks.ledger import LedgerHook
 
@@ -33,7 +34,7 @@ def dependencies(args: Namespace) -> tuple[dict[str, Any], str]:
         lines += [f"{planned.status}: {planned.line}", *(f"  {c}" for c in planned.changes)]
         lines += [f"  {pin} is not here" for pin in planned.absent]
         found |= {"constraints": planned.to_dict()}
-    return found, "\n".join(lines)
+    return found, written(lines)
 
 
 @verb

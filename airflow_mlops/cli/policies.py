@@ -17,6 +17,7 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.ledger import DECISIONS, Entry
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.hooks.ledger import LedgerHook
 from airflow_mlops.policy import Probe, Retrain
@@ -62,7 +63,7 @@ def plan(args: Namespace) -> tuple[dict[str, Any], str]:
     if same:
         lines.append(f"nothing is new since entry {last.seq}; new rows or labels will be weighed")
     found = {"model": args.model, "decision": decision.to_dict(), "new": not same}
-    return found | {"data": evidence.data, "labels": evidence.labels}, "\n".join(lines)
+    return found | {"data": evidence.data, "labels": evidence.labels}, written(lines)
 
 
 @verb
@@ -74,7 +75,7 @@ def why(args: Namespace) -> tuple[dict[str, Any], str]:
     decided = [e for e in state_of(args.model).entries if e.op != "handover"]
     entries = decided[-args.last :]
     lines = [line for entry in entries for line in (line_of(entry), *_evidence(entry))]
-    return {"model": args.model, "entries": [e.to_dict() for e in entries]}, "\n".join(lines)
+    return {"model": args.model, "entries": [e.to_dict() for e in entries]}, written(lines)
 
 
 @verb

@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_mlops.core.errors import ConfigurationError, MlopsError, UnavailableError
 from airflow_mlops.core.ledger import Entry, Ledger, State
+from airflow_mlops.core.lines import without_codes
 from airflow_mlops.core.refs import check_name
 from airflow_mlops.hooks.datasets import DatasetHook
 from airflow_mlops.hooks.ledger import LedgerHook
@@ -49,7 +50,7 @@ def verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
             if args.json:
                 print(json.dumps({"error": kind, "message": str(error)}))
             else:
-                print(f"{kind}: {error}", file=sys.stderr)
+                print(f"{kind}: {_indented(error)}", file=sys.stderr)
             unavailable = isinstance(error, UnavailableError)
             sys.exit(2 if isinstance(error, ConfigurationError) else 3 if unavailable else 1)
         _show(json.dumps(found, indent=1, default=str) if args.json else text)
@@ -62,9 +63,14 @@ def verb(function: Callable[[Namespace], tuple[dict[str, Any], str]]) -> Verb:
 
 def _show(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(without_codes(text), flush=True)
     except BrokenPipeError:  # `| head` has seen enough; Python would complain when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _indented(error: MlopsError) -> str:
+    """Return the message; what a database or user code says in several lines is moved in."""
+    return without_codes(str(error)).replace("\n", "\n    ")
 
 
 def _with_connections(

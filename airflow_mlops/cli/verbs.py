@@ -24,6 +24,7 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.ledger import DECISIONS, Entry, State
+from airflow_mlops.core.lines import one_line, written
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.refs import FeatureRef, ModelRef, check_name
 from airflow_mlops.hooks.ledger import LedgerHook
@@ -66,7 +67,7 @@ def status(args: Namespace) -> tuple[dict[str, Any], str]:
         *(f"  {name:<13}{_finding(body)}" for name, body in found["monitors"].items()),
         f"  {'decision':<13}{line_of(decision) if decision else 'none yet'}",
     ]
-    return found, "\n".join(lines)
+    return found, written(lines)
 
 
 @verb
@@ -86,7 +87,7 @@ def history(args: Namespace) -> tuple[dict[str, Any], str]:
         "verified": True,
         "head": digest,
     }
-    return found, "\n".join(lines)
+    return found, written(lines)
 
 
 @verb
@@ -100,9 +101,11 @@ def retrain(args: Namespace) -> tuple[dict[str, Any], str]:
     remember(name)
     text = f"request {entry.seq} of {name} by {by} is on record: {reason}"
     if args.no_trigger:
-        return entry.to_dict(), f"{text}\nthe next run of {name}__monitor answers it"
+        return entry.to_dict(), written((text, f"the next run of {name}__monitor answers it"))
     run_id = _trigger(f"{name}__monitor")
-    return {**entry.to_dict(), "run_id": run_id}, f"{text}\n{name}__monitor runs as {run_id}"
+    return {**entry.to_dict(), "run_id": run_id}, written(
+        (text, f"{name}__monitor runs as {run_id}")
+    )
 
 
 @verb
@@ -113,7 +116,8 @@ def promote(args: Namespace) -> tuple[dict[str, Any], str]:
     ref, by = ModelRef.parse(args.model), who(args)
     ask = Ask(f"promote:{uuid.uuid4()}", by, reason_of(args), {"by_hand": True})
     entry = open_registry().promote(ref, ask, epoch=None, order=None)
-    return entry.to_dict(), f"{ref} is champion (entry {entry.seq}, by {by}): {entry.reason}"
+    text = f"{ref} is champion (entry {entry.seq}, by {by}): {entry.reason}"
+    return entry.to_dict(), one_line(text)
 
 
 @verb
@@ -129,7 +133,8 @@ def reject(args: Namespace) -> tuple[dict[str, Any], str]:
         raise ConfigurationError(msg)
     ask = Ask(f"reject:{uuid.uuid4()}", who(args), reason_of(args), {"by_hand": True})
     entry = registry.refuse(ref, ask, op="reject")
-    return entry.to_dict(), f"{ref} is rejected (entry {entry.seq}, by {entry.by}): {entry.reason}"
+    text = f"{ref} is rejected (entry {entry.seq}, by {entry.by}): {entry.reason}"
+    return entry.to_dict(), one_line(text)
 
 
 @verb
@@ -148,7 +153,7 @@ def rollback(args: Namespace) -> tuple[dict[str, Any], str]:
     entry = roll_back(*stores, name, ask, to=to, force=args.force)
     before = entry.evidence.get("from")
     text = f"{name}: champion {before} -> {entry.version} (entry {entry.seq}, by {entry.by})"
-    return entry.to_dict(), text
+    return entry.to_dict(), one_line(text)
 
 
 @verb
@@ -177,7 +182,7 @@ def _champion_at(state: State, name: str, at: str) -> tuple[dict[str, Any], str]
     lines = [f"{name}@{entry.version} was champion at {at}:"]
     lines += [line_of(e) for e in (*entries, entry)]
     found = {"model": name, "at": at, "champion": entry.version}
-    return found | {"entries": [e.to_dict() for e in (*entries, entry)]}, "\n".join(lines)
+    return found | {"entries": [e.to_dict() for e in (*entries, entry)]}, written(lines)
 
 
 def _pins(args: Namespace) -> dict[str, str]:

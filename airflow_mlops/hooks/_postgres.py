@@ -1,13 +1,7 @@
 """Connection strings for libpq, from Airflow connections."""
 
-from typing import TYPE_CHECKING
-
-from airflow.sdk import BaseHook
-
 from airflow_mlops.core.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from airflow.sdk import Connection
+from airflow_mlops.hooks._connections import read_connection
 
 
 def postgres_dsn(conn_id: str) -> str:
@@ -15,9 +9,9 @@ def postgres_dsn(conn_id: str) -> str:
     Return the libpq connection string of a PostgreSQL connection.
 
     :param conn_id: Airflow connection of type ``postgres``.
-    :raises ConfigurationError: if the connection is of another type.
+    :raises ConfigurationError: if the connection is of another type, or a field cannot be used.
     """
-    connection: Connection = BaseHook.get_connection(conn_id)
+    connection = read_connection(conn_id)
     if connection.conn_type not in ("postgres", "postgresql"):
         msg = f"connection {conn_id!r} is of type {connection.conn_type!r}, not 'postgres'"
         raise ConfigurationError(msg)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk import BaseHook, conf
 
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.hooks._connections import read_connection
 
 if TYPE_CHECKING:
     from airflow_mlops.core.data.datasets import DatasetStore
@@ -36,11 +37,11 @@ class DatasetHook(BaseHook):
         """
         Return the store; nothing is opened yet.
 
-        :raises ConfigurationError: if the connection has no host.
+        :raises ConfigurationError: if the connection has no host, or one with a login in it.
         """
         from airflow_mlops.core.data.datasets import DatasetStore
 
-        connection = self.get_connection(self.dataset_conn_id)
+        connection = read_connection(self.dataset_conn_id)
         if not connection.host:
             msg = f"connection {self.dataset_conn_id!r} has no host; it is the root of all datasets"
             raise ConfigurationError(msg)

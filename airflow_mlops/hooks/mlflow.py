@@ -1,5 +1,6 @@
 """Hook for MLflow."""
 
+import re
 from base64 import b64encode
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from airflow.sdk import BaseHook
 
 from airflow_mlops.core.errors import ConfigurationError
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.hooks._connections import read_connection, refuse_login
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -40,7 +42,8 @@ class MlflowHook(BaseHook):
         """
         Return a client bound to this server; the global tracking URI stays untouched.
 
-        :raises ConfigurationError: if the connection has no host.
+        :raises ConfigurationError: if the connection has no host, or one with a login in it, or a
+            token that no header can carry.
         """
         from mlflow import MlflowClient
         from mlflow.environment_variables import (
@@ -61,7 +64,7 @@ class MlflowHook(BaseHook):
         ):
             if not setting.is_set():
                 setting.set(value)
-        connection = self.get_connection(self.mlflow_conn_id)
+        connection = read_connection(self.mlflow_conn_id)
         uri = _uri(connection)
         authorization = _authorization(connection)
         if authorization and not MLFLOW_TRACKING_AUTH.is_set():
@@ -91,8 +94,10 @@ class MlflowHook(BaseHook):
 
     def _pages(self) -> str:
         """Address of MLflow's pages, as a browser reaches them."""
-        connection = self.get_connection(self.mlflow_conn_id)
-        return str(connection.extra_dejson.get("public_url") or _uri(connection)).rstrip("/")
+        connection = read_connection(self.mlflow_conn_id)
+        public = str(connection.extra_dejson.get("public_url") or "")
+        refuse_login(f"public_url of connection {connection.conn_id!r}", public)
+        return (public or _uri(connection)).rstrip("/")
 
 
 def _uri(connection: "Connection") -> str:
@@ -101,21 +106,23 @@ def _uri(connection: "Connection") -> str:
         msg = f"connection {connection.conn_id!r} has no host; give the MLflow server's address"
         raise ConfigurationError(msg)
     if "://" in host:
-        if "@" in host.partition("://")[2].partition("/")[0]:
-            msg = (
-                f"the host of connection {connection.conn_id!r} holds a login, and links would "
-                "show it; put it into the fields login and password"
-            )
-            raise ConfigurationError(msg)
         return host.rstrip("/")
     port = f":{connection.port}" if connection.port else ""
-    return f"{connection.schema or 'http'}://{host}{port}"
+    uri = f"{connection.schema or 'http'}://{host}{port}"
+    refuse_login(f"the address of connection {connection.conn_id!r}", uri)
+    return uri
 
 
 def _authorization(connection: "Connection") -> str | None:
     if not connection.password:
         return None
     if not connection.login:
+        if not re.fullmatch(r"[\x21-\x7e]+", connection.password):
+            msg = (
+                f"the password of connection {connection.conn_id!r} is sent as a bearer token, and "
+                "a token has no space, control character or accent; give a login, too, or mend it"
+            )
+            raise ConfigurationError(msg)
         return f"Bearer {connection.password}"
     pair = f"{connection.login}:{connection.password}".encode()
     return f"Basic {b64encode(pair).decode()}"

@@ -437,3 +437,36 @@ def runs_of(dag_id):
 
     with create_session() as session:
         return list(session.scalars(sa.select(DagRun.run_id).where(DagRun.dag_id == dag_id)))
+
+
+FORGED = "fine\n   9  2030-01-01T00:00:00  promote   m@7  forged  [ann]\x1b[2K\r\u2028"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("history",), ("why",), ("status",), ("retrain", "--no-trigger", "--reason", FORGED)],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_people_said_forges_no_line_and_moves_no_cursor(mlops, ledger, model, arguments):
+    entry = Entry(model, "keep", "", FORGED, FORGED, evidence={"facts": {}})
+    ledger.record(model, "k1", {"op": "decide"}, lambda _: entry)
+    verb, *more = arguments
+    from airflow_mlops.hooks.ledger import LedgerHook
+
+    LedgerHook().observations().record(model, "drift", "s", {"status": "ok", "line": FORGED})
+    done = mlops(verb, model, *more)
+    assert done.code == 0
+    assert (
+        r"fine\n   9  2030-01-01T00:00:00  promote   m@7  forged  [ann]\x1b[2K\r\u2028" in done.out
+    )
+    assert not [line for line in done.out.splitlines() if line.startswith("   9  ")]
+    assert "\x1b" not in done.out
+    kept = mlops("history", model, "--json").json["entries"][0]
+    assert kept["reason"] == FORGED  # what is on record stays as it was said
+
+
+def test_an_error_forges_no_line(mlops, connections, ledger):
+    done = mlops("status", f"m{FORGED}")
+    assert done.code == 2
+    assert "\x1b" not in done.err
+    assert not [line for line in done.err.splitlines() if line.startswith("   9  ")]

@@ -139,3 +139,41 @@ def test_what_an_administrator_set_for_mlflow_is_kept(connect, monkeypatch):
     MlflowHook().get_conn()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "ann:s3cret@h"},
+        {"host": "ann:s3cret@h", "port": 5000},
+        {"host": "s3cret@h"},
+        {"host": "http://ann:s3cret@h"},
+        {"host": "https://ann:s3cret/with?slash@h/mlflow"},
+        {"host": "h", "schema": "https://ann:s3cret@g"},
+        {"host": "h", "extra": {"public_url": "https://ann:s3cret@h"}},
+        {"host": "h", "extra": {"public_url": "ann:s3cret@h"}},
+    ],
+)
+def test_an_address_with_a_login_is_refused_before_a_link_shows_it(connect, fields):
+    connect("mlflow_default", conn_type="mlflow", **fields)
+    with pytest.raises(ConfigurationError, match="holds a login") as caught:
+        MlflowHook().model_url(ModelRef("churn", 3))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "h", "password": "s3cr\0et"},
+        {"host": "h", "login": "ann", "password": "s3cr\0et"},
+        {"host": "h\0", "password": "s3cret"},
+        {"host": "h", "password": "s3cr\r\net"},
+        {"host": "h", "password": "s3crét"},
+        {"host": "h", "extra": {"public_url": "http://h", "note": "s3cret\0"}},
+    ],
+)
+def test_what_no_request_can_carry_is_refused_and_not_shown(connect, fields):
+    connect("mlflow_default", conn_type="mlflow", **fields)
+    with pytest.raises(ConfigurationError, match="'mlflow_default'") as caught:
+        MlflowHook().get_conn()
+    assert "s3c" not in str(caught.value)

@@ -102,3 +102,46 @@ def test_a_local_dataset_store_needs_no_keys(connect, tmp_path):
     connect("dataset_default", conn_type="dataset", host=str(tmp_path))
     store = DatasetHook().get_conn()
     assert (store.root, dict(store.options)) == (str(tmp_path), {})
+
+
+@pytest.mark.parametrize("field", ["host", "schema", "login", "password", "extra"])
+@pytest.mark.parametrize(
+    ("conn_type", "opened"),
+    [
+        ("postgres", lambda: LedgerHook("c").get_conn()),
+        ("postgres", lambda: WarehouseHook("c").source("t", key="id", time="at")),
+        ("dataset", lambda: DatasetHook("c").get_conn()),
+    ],
+    ids=["ledger", "warehouse", "datasets"],
+)
+def test_a_nul_in_a_field_is_named_and_no_secret_is_shown(connect, conn_type, opened, field):
+    fields = {"host": "h", "login": "u", "password": "s3cret"}
+    spoilt = {"any": ["s3\0cret"]} if field == "extra" else f"s3\0cret {fields.get(field, '')}"
+    connect("c", conn_type=conn_type, **{**fields, field: spoilt})
+    with pytest.raises(ConfigurationError, match=f"field {field} of connection 'c'") as caught:
+        opened()
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "host"),
+    [
+        ("postgres", "ann:s3cret@db"),
+        ("postgres", "postgresql://ann:s3cret@db/x"),
+        ("dataset", "s3://key:s3cret@bucket/datasets"),
+        ("dataset", "abfss://key:s3cret@account/datasets"),
+    ],
+)
+def test_a_host_with_a_login_is_refused_and_not_shown(connect, conn_type, host):
+    connect("c", conn_type=conn_type, host=host)
+    with pytest.raises(ConfigurationError, match="holds a login") as caught:
+        LedgerHook("c").get_conn() if conn_type == "postgres" else DatasetHook("c").get_conn()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "root", ["abfss://container@account.dfs.core.windows.net/datasets", "s3://bucket/d"]
+)
+def test_the_container_of_an_azure_address_is_no_login(connect, root):
+    connect("c", conn_type="dataset", host=root)
+    assert DatasetHook("c").get_conn().root == root

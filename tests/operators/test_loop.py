@@ -17,6 +17,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.refs import ModelRef
+from airflow_mlops.core.reports.markdown import plain
 from airflow_mlops.operators.candidates import PromoteModelOperator
 from airflow_mlops.operators.data import CheckContractOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator
@@ -84,7 +85,8 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     run_id = trained.value("train")["run_id"]
     files = {f.path for f in model_store.client.list_artifacts(run_id)}
     assert {"card.md", "card.html", "data-card.md", "data-card.html"} <= files
-    assert f"| predicts | `up` of {name}.labels@1 |" in model_store.document(run_id, "card.md")
+    card = model_store.document(run_id, "card.md")
+    assert f"| predicts | {plain(f'up of {name}.labels@1')} |" in card
     decision = first.values["decide"]["mlops_decision_url"]
     assert decision.startswith(f"http://airflow.example.com/dags/{name}__monitor/runs/")
     assert f"**{name}@1** against **no champion yet**" in rolled.value("smoke")["card"]

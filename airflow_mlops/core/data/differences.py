@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.data.contract import logical_types
 from airflow_mlops.core.data.sources import quoted
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.lines import written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +79,7 @@ class DatasetDiff:
         lines += [f"  column {n!r}: {a} -> {b}" for n, (a, b) in self.retyped.items()]
         lines += [f"  column {n!r}: {c:,} values changed" for n, c in self.columns.items()]
         lines += [f"  {kind}: {', '.join(keys)}" for kind, keys in self.examples.items() if keys]
-        return "\n".join(lines)
+        return written(lines)
 
 
 def compare_datasets(one: "Table", two: "Table") -> DatasetDiff:

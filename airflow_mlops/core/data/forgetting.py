@@ -31,6 +31,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.log_files import log_path
 from airflow_mlops.core.data.profiling import ProfileBuilder
+from airflow_mlops.core.data.readiness import check_whole
 from airflow_mlops.core.data.removals import removed_versions
 from airflow_mlops.core.data.version_log import (
     META,
@@ -97,10 +98,12 @@ def forget(
     :param keys: values of the key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
-    :raises UnavailableError: if rows of other keys are being forgotten.
+    :raises UnavailableError: if rows of other keys are being forgotten, or the store is read-only.
+    :raises RejectedError: if a file cannot be read; nothing is changed then.
     """
     work = _Forgetting.of(store, name, keys)
     log, table = store.log, work.table
+    check_whole(log, table)
     note = work.begin()
     if note is None:
         return work.found({})
@@ -304,8 +307,10 @@ class _Forgetting:
         for version in range(self.table.version() + 1):
             path = log_path(version)
             text = self.log.read_file(self.table, path).decode()
-            lines = [_relogged(line, sizes) for line in text.splitlines()]
-            if lines != text.splitlines():
+            # Not splitlines: least and greatest values may hold a line separator of Unicode.
+            old = text.split("\n")
+            lines = [_relogged(line, sizes) for line in old]
+            if lines != old:
                 self.log.write_file(self.table, path, "\n".join(lines).encode())
         self.log.renew_checkpoint(self.table)
 
@@ -367,6 +372,8 @@ def _padded(data: bytes, size: int) -> bytes:
 
 def _relogged(line: str, sizes: Mapping[str, tuple[int, int]]) -> str:
     """Correct what the log says of a file; least and greatest values may be those of the person."""
+    if not line.strip():
+        return line
     action = json.loads(line)
     path = action.get("add", {}).get("path")
     if path not in sizes:

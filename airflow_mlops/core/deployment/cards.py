@@ -7,7 +7,7 @@ Datasets, 2021.
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.contract import logical_types
@@ -41,7 +41,7 @@ def model_card(found: "Lineage") -> str:
             "Rows like those it was trained on; others are reported, and a null where there was "
             "none is set aside.",
             "",
-            *_table(
+            *markdown_table(
                 ("column", "type", "nulls", "range or values"),
                 (
                     (c["name"], c["type"], "yes" if c["nullable"] else "no", _range(c))
@@ -49,7 +49,7 @@ def model_card(found: "Lineage") -> str:
                 ),
             ),
             "## Who decided",
-            *_table(
+            *markdown_table(
                 ("entry", "when", "what", "by", "reason"),
                 ((e.seq, e.at[:19], e.op, e.by, e.reason) for e in found.decisions),
             ),
@@ -112,19 +112,19 @@ def data_card(table: "Table") -> str:
             "## Where it comes from",
             *_pairs(
                 ("source", commit.origin or "not on record"),
-                ("query", f"`{commit.query}` ({commit.query_hash})" if commit.query else "?"),
+                ("query", f"{commit.query} ({commit.query_hash})" if commit.query else "?"),
                 ("written", f"{commit.created_at} by {commit.author or 'nobody knows whom'}"),
                 ("by run", commit.run or "not on record"),
                 ("rows observed", f"{table.windows()[0].start} to {commit.watermark}"),
                 ("windows", f"{len(table.windows())} of {table.window}"),
-                ("key, time", f"`{table.key}`, `{table.time}`"),
+                ("key, time", f"{table.key}, {table.time}"),
                 ("content digest", table.digest),
                 ("contract", _contract(sidecar.adopted)),
-                *([("rows", f"**gone**, {table.removed}")] if table.removed else []),
+                *([("rows", f"gone, {table.removed}")] if table.removed else []),
                 *([("forgotten on request", f"{forgotten} times")] if forgotten else []),
             ),
             "## What is in it",
-            *_table(
+            *markdown_table(
                 ("column", "type", "missing", "range or values"),
                 (
                     (name, types[name], *_content(profile, name))
@@ -154,21 +154,21 @@ def _document(title: str, state: str, parts: Sequence[str]) -> str:
 
 
 def _contract(adopted: Mapping[str, int]) -> str:
-    later = ", ".join(f"`{name}` since version {n}" for name, n in adopted.items())
+    later = ", ".join(f"{name} since version {n}" for name, n in adopted.items())
     return f"version {max(adopted.values(), default=1)}{'; ' if later else ''}{later}"
 
 
 def _made(found: "Lineage") -> list[str]:
     recipe, estimator = found.recipe, found.about["estimator"]
-    caution = "" if estimator["format"] != "pickle" else "; **opening it runs code** (pickle)"
+    caution = "" if estimator["format"] != "pickle" else "; opening it runs code (pickle)"
     return _pairs(
-        ("predicts", f"`{recipe['label']}` of {recipe['labels']}"),
+        ("predicts", f"{recipe['label']} of {recipe['labels']}"),
         ("from", recipe["data"]),
         ("rows observed", f"{recipe['since']} to {recipe['until']}"),
         ("features", recipe["features"]),
         ("estimator", f"{estimator['type']}, stored as {estimator['format']}{caution}"),
         ("trained by", f"{recipe['train']}, seed {recipe['seed']}"),
-        ("parameters", f"`{json.dumps(dict(recipe['params']), sort_keys=True)}`"),
+        ("parameters", json.dumps(dict(recipe["params"]), sort_keys=True)),
         ("code", recipe["code"]),
         ("environment", recipe["environment"]),
         ("files", found.digest),
@@ -183,8 +183,8 @@ def _judged(found: "Lineage") -> list[str]:
     against = judged["champion"] or "no champion"
     lines = [f"On rows from {judged['since']} to {judged['until']}, against {against}.", ""]
     if judged["note"]:
-        lines += [judged["note"], ""]
-    return lines + _table(
+        lines += [plain(judged["note"]), ""]
+    return lines + markdown_table(
         ("metric", "value", "95 % interval"),
         (
             (m["metric"], f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}")
@@ -194,17 +194,7 @@ def _judged(found: "Lineage") -> list[str]:
 
 
 def _pairs(*pairs: tuple[str, object]) -> list[str]:
-    return _table(("what", "it is"), pairs)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Write a table of Markdown; a bar or a line break in a value does not end the cell."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(map(_cell, line))} |" for line in lines] + [""]
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return markdown_table(("what", "it is"), pairs)
 
 
 def _range(column: dict[str, Any]) -> str:

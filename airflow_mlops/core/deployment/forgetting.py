@@ -11,6 +11,7 @@ from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget, spe
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL
@@ -55,7 +56,7 @@ class Erasure:
         lines.append(
             "delete the rows at their source, too: the next snapshot would read them again"
         )
-        return "\n".join(lines)
+        return written(lines)
 
 
 def find_person(

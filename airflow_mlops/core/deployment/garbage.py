@@ -15,6 +15,7 @@ from airflow_mlops.core.data.retention import Removable, find_removable, remove
 from airflow_mlops.core.deployment.registry import ModelRegistry
 from airflow_mlops.core.errors import DatasetNotFoundError, LedgerLostError
 from airflow_mlops.core.ledger import Entry, State
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import DatasetRef
 from airflow_mlops.core.training.models import DATA, LABELS
 from airflow_mlops.core.training.versions import ModelVersion
@@ -55,7 +56,7 @@ class Garbage:
         lines = lines or ["nothing may go"]
         lines += [f"pinned  model {ref}: {why}" for ref, why in self.pinned_models.items()]
         lines += [f"pinned  data {ref}: {why}" for ref, why in self.pinned_datasets.items()]
-        return "\n".join(lines)
+        return written(lines)
 
 
 def find_garbage(

@@ -10,6 +10,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.deployment.registry import ModelRegistry
 from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
 from airflow_mlops.core.ledger import Entry, State
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.monitoring.observations import Observations, Served
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.scratch import scratch_folder
@@ -87,7 +88,7 @@ class Lineage:
             f"  {entry.op:<11}  {entry.at[:19]} entry {entry.seq}, by {entry.by}: {entry.reason}"
             for entry in self.decisions
         ]
-        return "\n".join([*lines, f"  predictions  {self.served}"])
+        return written([*lines, f"  predictions  {self.served}"])
 
 
 def lineage(

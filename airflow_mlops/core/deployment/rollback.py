@@ -25,6 +25,7 @@ from airflow_mlops.core.errors import (
     refuse_exhausted,
 )
 from airflow_mlops.core.ledger import Entry, State
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.agreement import ServingCheck, check_answers
 
@@ -56,7 +57,7 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{self.champion} -> {self.target}"]
         lines += [f"  {name:<12} {value}" for name, value in self.parts.items()]
-        return "\n".join([*lines, *(f"  {check}" for check in self.checks)])
+        return written([*lines, *(f"  {check}" for check in self.checks)])
 
 
 def plan_rollback(

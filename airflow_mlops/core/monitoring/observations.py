@@ -65,7 +65,7 @@ class Observations:
     timeout: int = 5
 
     def record(self, model: str, monitor: str, subject: str, body: Mapping[str, Any]) -> None:
-        """Store a finding; the same monitor and subject is written over."""
+        """Store a finding; the same monitor and subject is written over, and the old one kept."""
         self.record_all([(model, monitor, subject, body)])
 
     def record_all(self, findings: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> None:
@@ -84,7 +84,7 @@ class Observations:
             connection.cursor().executemany(
                 "insert into mlops.observations as kept (model, monitor, subject, body) "
                 "values (%s, %s, %s, %s) on conflict (model, monitor, subject) do update "
-                "set body = excluded.body, recorded_at = clock_timestamp() "
+                "set body = excluded.body "  # the time is the database's to say
                 "where kept.body is distinct from excluded.body or exists ("
                 "select from mlops.observations later where later.model = kept.model "
                 "and later.monitor = kept.monitor and later.recorded_at > kept.recorded_at "
@@ -215,7 +215,9 @@ class Observations:
         """Return key, version and value of what was served: one for each key."""
         with self.connected() as connection:
             rows = connection.execute(
-                "select key, version, prediction from mlops.served where model = %s order by key",
+                # All of them in one pass: view mlops.served looks up row by row.
+                "select distinct on (key) key, version, prediction from mlops.predictions "
+                "where model = %s and not shadow order by key, scored_at, version",
                 (model,),
             ).fetchall()
         return tuple((str(key), int(version), float(p)) for key, version, p in rows)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.lines import written
 from airflow_mlops.policy import Gate, Retrain, Round
 
 
@@ -159,7 +160,7 @@ class Simulation:
         found = Counter(alarm.monitor for alarm in self.alarms)
         alarms = ", ".join(f"{name} in {n} windows" for name, n in found.items()) or "none"
         served = len(self.steps)
-        return "\n".join(
+        return written(
             [
                 f"{self.model}, {served} windows served, mean {self.metric}",
                 f"  this policy  {loss:.4f}{_share(loss, never)}",

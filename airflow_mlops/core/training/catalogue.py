@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from airflow_mlops.core.data.contract import Contract
 from airflow_mlops.core.data.features import CodeArchive
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import FeatureRef, canonical_json
 from airflow_mlops.core.training.models import FEATURES, ModelStore
 from airflow_mlops.core.training.versions import ModelVersion
@@ -78,7 +79,7 @@ class FeatureSet:
             "versions": _versions(self),
             "first seen": self.first_seen[:19],
         }
-        return "\n".join([self.ref, *(f"  {k:<12} {v}" for k, v in lines.items())])
+        return written([self.ref, *(f"  {k:<12} {v}" for k, v in lines.items())])
 
 
 def feature_sets(store: ModelStore, name: str, champion: int | None) -> tuple[FeatureSet, ...]:
@@ -142,7 +143,7 @@ def table_of(sets: Sequence[FeatureSet]) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return written(lines)
 
 
 def _versions(found: FeatureSet) -> str:

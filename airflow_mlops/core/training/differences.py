@@ -9,6 +9,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.differences import DatasetDiff, compare_datasets
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.lines import one_line
 from airflow_mlops.core.refs import DatasetRef, FeatureRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training.catalogue import feature_set
@@ -227,4 +228,4 @@ def _rounded(pair: Pair) -> Pair:
 
 
 def _pair(pair: Pair) -> str:
-    return " -> ".join("none" if value is None else str(value) for value in pair)
+    return " -> ".join("none" if value is None else one_line(value) for value in pair)

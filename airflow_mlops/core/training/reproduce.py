@@ -27,6 +27,7 @@ from airflow_mlops.core import errors
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.selection import Labelled, Selection
 from airflow_mlops.core.errors import ModelNotFoundError, UserCodeError
+from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import DatasetRef, ModelRef, Recipe
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import replay
@@ -116,7 +117,7 @@ class Reproduction:
         for step in self.steps:
             shown = step.then if step.same else f"{step.then} -> {step.now}"
             lines.append(f"  {'same ' if step.same else 'OTHER'} {step.name:<10} {shown}")
-        return "\n".join(lines)
+        return written(lines)
 
 
 def reproduce(

@@ -15,6 +15,7 @@ from airflow_mlops.core.data.version_log import UNDER_WAY
 from airflow_mlops.core.errors import (
     ConfigurationError,
     DatasetNotFoundError,
+    RejectedError,
     UnavailableError,
 )
 from airflow_mlops.core.refs import DatasetRef
@@ -135,7 +136,7 @@ def test_forgetting_twice_finds_nothing_more(store):
 
 
 @pytest.mark.usefixtures("never")
-@pytest.mark.parametrize("write", range(1, 15))
+@pytest.mark.parametrize("write", range(1, 16))
 def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(store, monkeypatch, write):
     log, count = type(store.log), 0
     whole = log.write_file
@@ -212,6 +213,42 @@ def test_others_are_not_forgotten_until_a_call_that_was_killed_is_finished(store
         table = store.open(DatasetRef("d", version))
         table.verify()
         assert not {"person 50", "person 99"} & {*table.between().to_arrow()["who"].to_pylist()}
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\n", "\r"], ids=ascii)
+def test_a_text_with_a_line_separator_is_no_hindrance(dataset_store, append, separator):
+    rows = people(3)
+    texts = [f"{separator}a{i}{separator}b" for i in range(rows.num_rows)]
+    rows = rows.set_column(3, "name", [texts])
+    append(dataset_store, "d", ArrowSource(rows, "who", "at"), "k", key="who")
+    assert forget(dataset_store, "d", ["person 5"]).rows == 1
+    for version in (1, 2):
+        table = dataset_store.open(DatasetRef("d", version))
+        table.verify()
+        assert table.rows == rows.num_rows - 1
+    assert traces(dataset_store, "person 5'") == []
+
+
+@pytest.mark.parametrize("kind", ["sidecar", "profiles", "rows"])
+def test_nothing_is_begun_if_a_file_is_cut(store, kind):
+    folder = Path(store.root, "d")
+    log = store.log
+    first = next(e for e in log.entries(log.find("d")) if e["version"] == 1)
+    owner = log.sidecar(log.find("d"), first).windows[0].owner
+    path = {
+        "sidecar": folder / first["mlops"],
+        "profiles": folder / owner,
+        "rows": sorted(folder.glob("*.parquet"))[0],
+    }[kind]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(RejectedError, match="bring it back from a backup"):
+        forget(store, "d", KEYS)
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    path.write_bytes(whole)
+    forget(store, "d", KEYS)
+    assert traces(store, "person 500") == []
 
 
 def test_what_an_attempt_that_never_landed_wrote_goes_too(store, append, monkeypatch):

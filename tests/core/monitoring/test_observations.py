@@ -166,3 +166,118 @@ def test_a_login_without_the_role_says_which_one(services, model):
                 Observations(services.dsn("mlops", user=model)).read("m", "drift")
         finally:
             connection.execute(f"drop role {model}")
+
+
+OLD = """
+select * from (select distinct on (model, key) * from mlops.predictions where not shadow
+  order by model, key, scored_at, version) served where {} order by key
+"""
+
+
+@pytest.fixture
+def history(services, model):
+    """Twenty thousand keys; some were predicted several times, in ties, too, or by a shadow."""
+    with psycopg.connect(services.dsn("mlops"), autocommit=True) as connection:
+        connection.execute(
+            "insert into mlops.predictions (model, version, key, observed_at, prediction, dataset, "
+            "run, scored_at, shadow) select %s, v, k::text, timestamptz '2024-01-01Z' + "
+            "(k + v %% 2) * interval '1 h', v, 'd@1', 'r', timestamptz '2024-01-02Z' + "
+            "(k + v * k %% 3) * interval '1 h', (v + k) %% 4 = 0 from generate_series(1, 20000) k "
+            "cross join generate_series(1, 3) v where v = 1 or k %% 5 = v",
+            (model,),
+        )
+        connection.execute("analyze mlops.predictions")
+        yield connection
+
+
+DAY = "{0} >= timestamptz '2024-07-01Z' and {0} < timestamptz '2024-07-02Z'"
+
+
+@services
+@pytest.mark.parametrize(
+    "asked", ["key = '4710'", DAY.format("observed_at"), DAY.format("scored_at"), "version > 1"]
+)
+def test_what_was_served_is_the_earliest_prediction_of_each_key(history, model, asked):
+    where = f"model = '{model}' and {asked}"
+    now = f"select * from mlops.served where {where} order by key"
+    found = history.execute(now).fetchall()
+    assert found == history.execute(OLD.format(where)).fetchall()
+    assert found
+
+
+@services
+@pytest.mark.parametrize("asked", [DAY.format("observed_at"), DAY.format("scored_at")])
+def test_a_day_of_what_was_served_is_read_without_the_other_days(history, model, asked):
+    statement = f"select * from mlops.served where model = '{model}' and {asked}"
+    plan = history.execute(f"explain (analyze, format json) {statement}").fetchone()[0][0]
+
+    def read(node):
+        own = 0
+        if "Relation Name" in node:
+            gone = node.get("Rows Removed by Filter", 0)
+            own = (node["Actual Rows"] + gone) * node["Actual Loops"]
+        return own + sum(map(read, node.get("Plans", ())))
+
+    assert 0 < read(plan["Plan"]) < 200  # of 24 hours, and 20,000 keys
+
+
+@services
+def test_a_finding_that_is_written_over_leaves_its_trace(services, observations, model):
+    for n in (1, 2, 2):
+        observations.record(model, "drift", "d@1", {"n": n})
+    asked = "select body, rewritten_by from mlops.rewritten where model = %s"
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        assert connection.execute(asked, (model,)).fetchall() == [({"n": 1}, "mlops_task")]
+
+
+@services
+def test_what_is_deleted_leaves_its_trace_without_its_keys(services, observations, model):
+    rows = scored(("a", 0.1), ("b", 0.2))
+    observations.write_predictions(ModelRef(model, 1), rows, dataset="d", run="r")
+    assert observations.forget(model, ["a", "z"]) == 1
+    asked = "select what, rows, deleted_by, to_jsonb(d) from mlops.deleted d where model = %s"
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        (found,) = connection.execute(asked, (model,)).fetchall()
+    assert found[:3] == ("predictions", 1, "mlops_task")
+    assert set(found[3]) == {
+        "what", "model", "rows", "since", "until", "deleted_at", "deleted_by"
+    }  # fmt: skip
+
+
+@services
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update mlops.predictions set prediction = 1",
+        "update mlops.quarantine set reason = ''",
+        "update mlops.exposures set arm = 'champion'",
+        "update mlops.outcomes set value = 1",
+        "update mlops.observations set recorded_at = now()",
+        "update mlops.observations set subject = 'x'",
+        "delete from mlops.observations",
+        "truncate mlops.predictions",
+        "insert into mlops.observations (model, monitor, subject, body, recorded_at) "
+        "values ('m', 'm', 's', '{}', '2020-01-01Z')",
+        "insert into mlops.predictions (model, version, key, observed_at, prediction, dataset, "
+        "run, scored_at) values ('m', 1, 'k', now(), 1, 'd', 'r', '2020-01-01Z')",
+        "insert into mlops.outcomes (model, experiment, key, metric, value, recorded_at) "
+        "values ('m', 'e', 'k', 'm', 1, '2020-01-01Z')",
+        "insert into mlops.exposures (model, experiment, key, entity, arm, version, exposed_at, "
+        "recorded_at) values ('m', 'e', 'k', 'e', 'champion', 1, now(), '2020-01-01Z')",
+        "insert into mlops.rewritten (model, monitor, subject, body, recorded_at) "
+        "values ('m', 'm', 's', '{}', now())",
+        "delete from mlops.rewritten",
+        "delete from mlops.deleted",
+        "update mlops.deleted set rows = 0",
+        "alter table mlops.predictions disable trigger keep_deletion",
+        "drop view mlops.served",
+        "set session_replication_role = replica",
+        "select mlops.keep_finding()",
+    ],
+)
+def test_the_login_of_tasks_rewrites_no_evidence(services, statement):
+    with (
+        psycopg.connect(services.dsn("mlops", user="mlops_task")) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(statement)
