@@ -213,6 +213,10 @@ class Ledger:
         rows, said = self._again(ask)
         return rows, trust_of(model, map(Row.of, said), self.signer)
 
+    def identifier(self) -> str:
+        """Return what tells this ledger from others that share an MLflow server."""
+        return str(self._query("select id from mlops.installation", ())[0][0])
+
     def models(self) -> tuple[str, ...]:
         """Return the names of all models with an entry, in order."""
         rows = self._query(

@@ -10,7 +10,6 @@ from airflow.sdk import Context, Param, conf
 from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time.hitl import HITLUser, upsert_hitl_detail
 
-from airflow_mlops.core import handovers
 from airflow_mlops.core.errors import (
     ConfigurationError,
     HandoverChangedError,
@@ -166,6 +165,8 @@ class ApproveModelOperator(MlopsOperator, HITLOperator):
 
     def _keep(self, context: Context, proposal: "Entry", kept: "_Kept") -> None:
         """Put an answer on record at once, and remember where: a retry does not ask twice."""
+        from airflow_mlops.core import handovers
+
         said = {"choice": kept["given"]["choice"], "id": kept["given"]["id"]}
         entry = handovers.put(
             self.ledger(),

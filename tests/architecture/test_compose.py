@@ -133,7 +133,7 @@ def test_ports_are_open_to_this_machine_only(services):
 def test_no_secret_has_a_default():
     used = re.findall(r"\$\{(\w+)(:?[-?+]?)", TEXT)
     secrets = {(name, how) for name, how in used if re.search("PASSWORD|SECRET|KEY", name)}
-    assert len(secrets) == 10
+    assert len(secrets) == 11
     assert {how for _, how in secrets} == {":?"}
     assert "change-me" not in TEXT
 

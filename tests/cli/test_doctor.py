@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import psycopg
 import pytest
 
 from airflow_mlops.core.evaluation.offline import evaluate
@@ -89,3 +90,75 @@ def test_what_cannot_be_asked_says_why(mlops, ledger, declared, model, tmp_path,
         assert done.code == 2
         assert says in done.err
     assert "ZeroDivisionError" in mlops("doctor", model, "--gates").err
+
+
+def as_owner(ledger, *statements):
+    """What the owner of the database can do."""
+    with psycopg.connect(ledger.dsn, autocommit=True) as connection:
+        connection.execute("alter table mlops.decisions disable trigger all")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("alter table mlops.decisions enable trigger all")
+
+
+def test_a_model_whose_entries_are_all_gone_is_found(mlops, champions, ledger, model):
+    champions(1)
+    assert f"ok  ledger and aliases: {model}: 1 entries verified" in mlops("doctor").out
+    as_owner(ledger, f"delete from mlops.decisions where model = '{model}'")
+    done = mlops("doctor")
+    assert done.code == 1
+    assert f"{model}: LedgerLostError: MLflow remembers entry 1" in done.out
+
+
+def test_a_request_that_was_lost_is_found(mlops, champions, ledger, model):
+    champions(1)
+    assert mlops("retrain", model, "--reason", "new meter", "--no-trigger").code == 0
+    assert mlops("doctor").code == 0
+    as_owner(ledger, f"delete from mlops.decisions where model = '{model}' and seq = 2")
+    done = mlops("doctor")
+    assert done.code == 1
+    assert f"{model}: LedgerLostError: MLflow remembers entry 2" in done.out
+
+
+def test_an_entry_of_somebody_else_stops_one_model_and_is_set_aside(
+    mlops, champions, ledger, make_version, registry, ask, model
+):
+    champions(1)
+    other = make_version(name=f"{model}.other")
+    registry.promote(other, ask("k"), epoch=None, order=None)
+    body = "body::jsonb || jsonb_build_object('seq', 2, 'key', 'x', 'extra', 1)"
+    as_owner(
+        ledger,
+        "alter table mlops.decisions drop constraint decisions_shape",
+        "insert into mlops.decisions (model, seq, prev_hash, hash, body) select model, 2, hash, "
+        f"encode(sha256(convert_to(hash || E'\\n' || ({body})::text, 'UTF8')), 'hex'), "
+        f"({body})::text from mlops.decisions where model = '{model}'",
+    )
+    done = mlops("doctor")
+    assert done.code == 1
+    assert f"{model}: ForeignEntryError: entry 2 of the ledger of {model} was not wr" in done.out
+    assert f"{other.name}: 1 entries verified, aliases agree" in done.out
+    assert mlops("retrain", model, "--reason", "r", "--no-trigger").code == 1
+    assert mlops("doctor", model, "--set-aside", "2").code == 2  # why?
+    done = mlops("doctor", model, "--set-aside", "2", "--reason", "nobody of us", "--by", "ann")
+    assert done.code == 0, done.err
+    assert f"entry 2 of {model} counts no more (entry 3, by ann): nobody of us" in done.out
+    done = mlops("doctor")
+    assert done.code == 0, done.out
+    assert f"{model}: 3 entries verified, 1 set aside" in done.out
+    assert mlops("retrain", model, "--reason", "r", "--no-trigger").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--set-aside", "2", "--reason", "r"), "whose entries?"),
+        (("m", "--set-aside", "2", "--vouch", "--reason", "r"), "two things"),
+        (("m", "--vouch", "--reason", "r"), "signing_key"),
+        (("m", "--set-aside", "2", "--reason", "r"), "has no entry 2"),
+    ],
+)
+def test_what_cannot_be_said_of_entries_says_why(mlops, ledger, arguments, says):
+    done = mlops("doctor", *arguments)
+    assert done.code == 2
+    assert says in done.err

@@ -21,10 +21,15 @@ from airflow_mlops.core.training.answers import talking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from airflow_mlops.core.ledger import Ledger
+
 ANCHOR = "mlops.ledger"
 """Tag of the registered model that holds a copy of the ledger's head: a lost tail is seen."""
 
 _log = logging.getLogger(__name__)
+
+INSTALLATION = "mlops.installation"
+"""Tag of the registered model that says which ledger decides on it."""
 
 WRITING = "mlops.writing."
 """Begin of a writer's mark, a tag of the registered model that says since when it writes."""
@@ -110,11 +115,13 @@ class Aliases:
     The aliases of one model, for one writer.
 
     :param client: MLflow client, bound to its server.
+    :param ledger: what the aliases follow.
     :param mark: name of the writer's own mark.
     """
 
     client: "MlflowClient"
     name: str
+    ledger: "Ledger"
     mark: str = field(default_factory=lambda: f"{WRITING}{uuid.uuid4().hex[:12]}")
 
     def read(self) -> Seen | None:
@@ -141,6 +148,8 @@ class Aliases:
             before = seen.aliases.get(alias, "nothing")
             done.append(f"@{alias}: {before} -> {'nothing' if version is None else version}")
         if seen.anchor != _anchor(state):
+            if not seen.anchor:
+                self._tag(INSTALLATION, self.ledger.identifier())
             self._tag(ANCHOR, _anchor(state))
         return done
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_mlops.core.deployment.aliases import ANCHOR, Aliases, Seen, wanted
+from airflow_mlops.core.deployment.aliases import ANCHOR, INSTALLATION, Aliases, Seen, wanted
 from airflow_mlops.core.errors import (
     ConcurrentPromotionError,
     ConfigurationError,
@@ -89,7 +89,8 @@ class ModelRegistry:
                     max_results=1000, page_token=found.token
                 )
                 models += found
-        return tuple(model.name for model in models if dict(model.tags).get(ANCHOR))
+        mine = self.ledger.identifier()
+        return tuple(m.name for m in models if dict(m.tags).get(INSTALLATION) == mine)
 
     def champion(self, name: str) -> ModelRef | None:
         """Return the champion by the ledger."""
@@ -191,7 +192,7 @@ class ModelRegistry:
         :raises LedgerLostError: if MLflow remembers an entry that the ledger does not have.
         """
         repaired: list[str] = []
-        aliases = Aliases(self.models.client, name)
+        aliases = Aliases(self.models.client, name, self.ledger)
         for _ in range(_ROUNDS):
             seen = aliases.read()
             state = self.ledger.standing(name) if seen else State()
@@ -218,7 +219,7 @@ class ModelRegistry:
         build: Callable[[State], Entry],
     ) -> Entry:
         """Append an entry, if the ledger is the one that MLflow remembers; the aliases follow."""
-        seen = Aliases(self.models.client, name).read()
+        seen = Aliases(self.models.client, name, self.ledger).read()
 
         def checked(state: State) -> Entry:
             self._check_anchor(name, seen.anchor if seen else "", state)

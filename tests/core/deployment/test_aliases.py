@@ -266,7 +266,7 @@ def test_adoptions_and_promotions_at_once_leave_one_order(
 
 @services
 def test_a_late_writer_is_not_taken_for_a_hand(registry, adopting, promoted, model, monkeypatch):
-    late = Aliases(registry.models.client, model)
+    late = Aliases(registry.models.client, model, registry.ledger)
     before = late.read()
     first = registry.ledger.state(model)
     older = State.of_entries(first.entries[:1])

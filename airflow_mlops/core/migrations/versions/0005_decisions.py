@@ -55,11 +55,22 @@ create index decisions_answers on mlops.decisions (model, answers) where answers
 grant insert (signature) on mlops.decisions to mlops_writer;
 """
 
+# Several installations may share one MLflow: each knows its own models there by this name.
+INSTALLATION = """
+create table mlops.installation (one boolean primary key default true check (one),
+  id uuid not null default gen_random_uuid());
+insert into mlops.installation default values;
+alter table mlops.installation owner to mlops_owner;
+revoke all on mlops.installation from public;
+grant select on mlops.installation to mlops_writer, mlops_reader;
+"""
+
 
 def upgrade() -> None:
     """Check what comes, and find what is there."""
     op.execute(SHAPE)
     op.execute(COLUMNS)
+    op.execute(INSTALLATION)
 
 
 def downgrade() -> None:
