@@ -30,7 +30,7 @@ def entries(model: str, number: int) -> list[Entry]:
         about = version if turn in (2, 3) else None
         evidence = EVIDENCE | ({"run_id": f"r{version}", "digest": "d"} if about else {})
         made = Entry(model, op, f"key {seq}", "bench", "because", about, 0, None, evidence)
-        made = replace(made, ask="x", at="2026-01-01", seq=seq, prev_hash=head)
+        made = replace(made, ask="x", at="2026-01-01T00:00:00+00:00", seq=seq, prev_hash=head)
         found.append(made)
         head = made.hash
     return found
