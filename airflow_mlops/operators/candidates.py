@@ -239,7 +239,7 @@ class ReportFlipsOperator(MlopsOperator):
         from airflow_mlops.core.evaluation.flips import Answered, find_flips
         from airflow_mlops.core.reports.flips import flips_page, flips_text
         from airflow_mlops.core.reports.markdown import plain
-        from airflow_mlops.core.training.models import FLIPS
+        from airflow_mlops.core.training.models import FLIPS, FLIPS_PAGE
 
         self.handed("smoke", about_proposal(self.smoke), self.smoke)
         if self.smoke["champion"] is None:
@@ -261,7 +261,7 @@ class ReportFlipsOperator(MlopsOperator):
         found = find_flips(answered, candidate=str(ref), champion=str(champion))
         run_id, numbers = models.get(ref).run_id, found.to_dict()
         models.log_document(run_id, FLIPS, json.dumps(numbers, indent=1))
-        page = attach_report(self, ref, "flips.html", numbers, lambda: flips_page(found))
+        page = attach_report(self, ref, FLIPS_PAGE, numbers, lambda: flips_page(found))
         self.urls = {ModelVersionLink.name: hook.model_url(ref), ReportLink.name: page}
         self.processed = found.total.rows
         self.log.info("%s", found.line)

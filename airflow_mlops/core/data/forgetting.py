@@ -93,7 +93,8 @@ def forget(
 
     Nothing else may change the dataset meanwhile: an append that is under way has to be tried
     again, and is refused until this is done. Correct the source first, else the next append reads
-    the rows again. A reader that is under way may fail and has to be run again.
+    the rows again. Nobody can open the dataset meanwhile: the error says that rows are forgotten. A
+    reader that opened it before may be told that rows differ, and has to be run again.
 
     :param keys: values of the key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
@@ -281,7 +282,7 @@ class _Forgetting:
         """Describe a window without the rows to forget; its profile is stored."""
         place = (window.owner, window.index)
         if place not in done:
-            table = self.store.open(DatasetRef(self.name, version))
+            table = self.store.open_anyway(DatasetRef(self.name, version))
             since, until = window.span
             rows = table.between(since, until).to_arrow(table.columns(window.contract))
             left = rows.filter(pc.invert(self._is_among(rows))).combine_chunks()

@@ -178,9 +178,9 @@ class VersionLog(LogFiles):
                 ident, what, at = note["id"], note["what"], note["at"]
             if ident != mine:
                 msg = (
-                    f"{table.table_uri}: {what} since {at}, and nothing else may "
-                    "change it meanwhile; try again later. If that call was killed, run it once "
-                    "more with the same keys: airflow mlops forget"
+                    f"{table.table_uri}: {what} since {at}, and nobody else may "
+                    "read or change it meanwhile; try again later. If that call was killed, run it "
+                    "once more with the same keys: airflow mlops forget"
                 )
                 raise UnavailableError(msg)
 

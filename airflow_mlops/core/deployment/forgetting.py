@@ -1,24 +1,48 @@
-"""Forget a person everywhere: rows, labels and predictions go; who learnt from them is named."""
+"""
+Forget a person everywhere: rows, labels, predictions and single rows of reports go.
+
+Who learnt from them is named, and so is what cannot be reached from here.
+"""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget, spellings
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
-from airflow_mlops.core.errors import DatasetNotFoundError
+from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
+from airflow_mlops.core.evaluation.flips import Flips
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.lines import written
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import DatasetRef
-from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL
+from airflow_mlops.core.reports.flips import flips_page
+from airflow_mlops.core.training.models import (
+    DATA,
+    FLIPS,
+    FLIPS_PAGE,
+    LABELS,
+    SINCE,
+    UNTIL,
+    ModelStore,
+)
 from airflow_mlops.core.training.versions import ModelVersion
 
 RAW = ".raw"
 """How a lifecycle names rows as they arrive, if SQL makes those to learn from."""
+
+OUT_OF_REACH = (
+    "delete the rows at their source, too: the next snapshot would read them again",
+    "Airflow keeps what tasks handed on and forms showed, single rows among it: airflow db clean "
+    "--clean-before-timestamp MOMENT --skip-archive --tables "
+    "xcom,_xcom_archive,task_instance,task_instance_history",
+    "backups, archived database tables and task logs keep what was in them",
+)
+"""What the report names because it cannot be reached from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +54,14 @@ class Erasure:
     :param models: model versions that learnt from any of these rows -> whether they serve.
     :param predictions: predictions, exposures and their outcomes, and rows set aside that were
         deleted; 0 if nothing was.
+    :param cases: rows that were shown one by one in reports of changed decisions, and went.
     :param done: whether it was done.
     """
 
     datasets: tuple[Forgotten, ...]
     models: Mapping[str, str]
     predictions: int = 0
+    cases: int = 0
     done: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,13 +76,11 @@ class Erasure:
         ]
         if self.done:
             lines.append(f"{self.predictions} predictions, exposures and rows set aside went")
+            lines.append(f"{self.cases} rows shown in reports of changed decisions went")
         lines += [f"model {ref} learnt from them ({what})" for ref, what in self.models.items()]
         if self.models:
             lines.append("they keep what they learnt: retrain, and promote a version without it")
-        lines.append(
-            "delete the rows at their source, too: the next snapshot would read them again"
-        )
-        return written(lines)
+        return written([*lines, *OUT_OF_REACH])
 
 
 def find_person(
@@ -109,7 +133,8 @@ def forget_person(
     :raises ConfigurationError: if a value cannot be a key of it.
     """
     found = find_person(registry, datasets, name, keys)
-    used = {version.ref.name for version, _ in _learnt_from(registry, name)}
+    versions = [version for version, _ in _learnt_from(registry, name)]
+    used = {version.ref.name for version in versions}
     for model in sorted(used):
         evidence = {
             "keys": len(set(keys)),
@@ -122,7 +147,28 @@ def forget_person(
     for part in found.datasets:
         forget(datasets, part.dataset, keys, author=ask.by, run=ask.key)
     gone = sum(observations.forget(model, texts) for model in sorted(used))
-    return Erasure(found.datasets, found.models, gone, done=True)
+    cases = sum(_forget_cases(registry.models, version, texts) for version in versions)
+    return Erasure(found.datasets, found.models, gone, cases, done=True)
+
+
+def _forget_cases(models: ModelStore, version: ModelVersion, keys: Sequence[str]) -> int:
+    """
+    Take single rows out of a version's report of changed decisions; what was counted stays.
+
+    :return: number of rows that went.
+    """
+    try:
+        found = Flips.from_dict(json.loads(models.document(version.run_id, FLIPS)))
+    except ModelNotFoundError:
+        return 0
+    left = tuple(case for case in found.cases if case.key not in keys)
+    gone = len(found.cases) - len(left)
+    if gone:
+        less = replace(found, cases=left)
+        # The page first: as long as the numbers hold the rows, a call that was killed is repeated.
+        models.log_document(version.run_id, FLIPS_PAGE, flips_page(less))
+        models.log_document(version.run_id, FLIPS, json.dumps(less.to_dict(), indent=1))
+    return gone
 
 
 def _learnt_from(

@@ -56,6 +56,7 @@ FILES = "mlops.files"
 
 EVALUATION = "evaluation.json"
 FLIPS = "flips.json"
+FLIPS_PAGE = "flips.html"
 """Artifact of a run that says how its model was judged, and on which rows."""
 
 _COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")

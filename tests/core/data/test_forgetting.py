@@ -161,6 +161,32 @@ def test_a_call_that_is_killed_anywhere_is_finished_by_the_next(store, monkeypat
     assert not [text for text in stats if "person 500" in text]
 
 
+@pytest.mark.parametrize("write", range(3, 16))  # the second one is the note
+def test_who_reads_meanwhile_sees_rows_and_digest_that_belong_together(store, monkeypatch, write):
+    log, count = type(store.log), 0
+    whole = log.write_file
+    refused = []
+
+    def watched(self, *values):
+        nonlocal count
+        count += 1
+        if count == write:
+            for version in range(1, 4):
+                with pytest.raises(UnavailableError, match="rows are forgotten since"):
+                    store.open(DatasetRef("d", version))
+            refused.append(count)
+        whole(self, *values)
+
+    before = store.open(DatasetRef("d", 3))
+    monkeypatch.setattr(log, "write_file", watched)
+    forget(store, "d", KEYS)
+    assert refused == [write]
+    with pytest.raises(RejectedError, match="are on record"):
+        before.between().to_arrow()
+    for version in range(1, 5):
+        store.open(DatasetRef("d", version)).verify()
+
+
 def test_an_append_that_began_before_reads_again_and_is_refused_until_it_is_done(
     store, append, monkeypatch
 ):

@@ -10,7 +10,10 @@ from airflow_mlops.core.deployment.forgetting import find_person, forget_person
 from airflow_mlops.core.deployment.registry import Ask
 from airflow_mlops.core.deployment.rollback import plan_rollback
 from airflow_mlops.core.errors import ConfigurationError, DatasetNotFoundError
+from airflow_mlops.core.evaluation.flips import Case, Flips, Segment
 from airflow_mlops.core.refs import DatasetRef
+from airflow_mlops.core.reports.flips import flips_page
+from airflow_mlops.core.training.models import FLIPS, FLIPS_PAGE
 from airflow_mlops.core.training.reproduce import reproduce
 
 pytestmark = pytest.mark.services
@@ -72,6 +75,39 @@ def test_a_person_is_forgotten_everywhere_and_the_record_does_not_name_them(
     )
     assert [d.rows for d in again.datasets] == [0, 0]
     assert again.predictions == 0
+
+
+def test_rows_shown_in_a_report_of_changed_decisions_go_also_after_a_kill(
+    registry, model_store, dataset_store, observations, predicted, model, monkeypatch
+):
+    _, two = predicted
+    run_id = model_store.get(two).run_id
+    cases = tuple(Case(key, "2024-01-01", {"y": f"secret {key}"}, 0.1, 0.9) for key in ("5", "6"))
+    total = Segment("", 10, 2)
+    found = Flips(str(two), f"{model}@1", "2024-01-01", "2024-01-08", "class", 0, total, (), ())
+    found = replace(found, cases=cases)
+    model_store.log_document(run_id, FLIPS, json.dumps(found.to_dict()))
+    model_store.log_document(run_id, FLIPS_PAGE, flips_page(found))
+    store, ask = type(model_store), Ask("forget:1", "me", "they asked", {})
+    whole = store.log_document
+
+    def dies(self, run_id, name, text):
+        if name == FLIPS:
+            raise KeyboardInterrupt
+        whole(self, run_id, name, text)
+
+    monkeypatch.setattr(store, "log_document", dies)
+    with pytest.raises(KeyboardInterrupt):
+        forget_person(registry, dataset_store, observations, model, ["5"], ask=ask)
+    monkeypatch.setattr(store, "log_document", whole)
+    again = replace(ask, key="forget:2")
+    done = forget_person(registry, dataset_store, observations, model, ["5"], ask=again)
+    assert done.cases == 1
+    left = Flips.from_dict(json.loads(model_store.document(run_id, FLIPS)))
+    assert left == replace(found, cases=cases[1:])
+    page = model_store.document(run_id, FLIPS_PAGE)
+    assert ("secret 5" in page, "secret 6" in page) == (False, True)
+    assert "airflow db clean" in str(done)
 
 
 def test_what_cannot_be_asked_is_refused(registry, dataset_store, predicted, model):

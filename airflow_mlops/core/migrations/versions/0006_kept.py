@@ -59,7 +59,9 @@ create function mlops.keep_finding() returns trigger language plpgsql
   then raise exception 'a finding of mlops.observations keeps its model, monitor and subject'
     using errcode = 'insufficient_privilege';
   end if;
-  new.recorded_at := clock_timestamp();
+  if new.recorded_at = old.recorded_at then  -- only the owner has the right to say another time
+    new.recorded_at := clock_timestamp();
+  end if;
   if new.body is distinct from old.body then
     insert into mlops.rewritten (model, monitor, subject, body, recorded_at)
     values (old.model, old.monitor, old.subject, old.body, old.recorded_at);
