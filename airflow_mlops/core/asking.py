@@ -10,7 +10,8 @@ STANDING: LiteralString = """
 with mine as not materialized (select * from mlops.decisions where model = %(model)s),
 moves as not materialized (select * from mine where op in (
   'propose', 'refuse', 'reject', 'promote', 'rollback', 'adopt', 'stage', 'vote')),
-said as (select seq, (body::jsonb #>> '{evidence,entry}')::bigint as about
+said as (select seq, case when jsonb_typeof(body::jsonb #> '{evidence,entry}') = 'number'
+    then (body::jsonb #>> '{evidence,entry}')::numeric end as about
   from mine where op in ('set_aside', 'vouch')),
 since as (select
   (select max(seq) from mine where summed and not exists (

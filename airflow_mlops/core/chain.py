@@ -87,10 +87,13 @@ def trust_of(model: str, rows: Iterable[Row], signer: Signer) -> Trust:
     found, until = {}, 0
     for row in rows:
         entry = understood(row)[0] if row.body and signer.knows(model, row) else None
-        if entry is not None and entry.op == "set_aside":
-            found[int(entry.evidence["entry"])] = entry.seq
-        if entry is not None and entry.op == "vouch":
-            until = max(until, int(entry.evidence["until"]))
+        if entry is None:
+            continue
+        about, up_to = entry.evidence.get("entry"), entry.evidence.get("until")
+        if entry.op == "set_aside" and type(about) is int and 0 < about < entry.seq:
+            found[about] = entry.seq
+        if entry.op == "vouch" and type(up_to) is int and up_to < entry.seq:
+            until = max(until, up_to)
     return Trust(found, until)
 
 

@@ -112,7 +112,6 @@ class Entry:
 
 _WHOLE = frozenset(("epoch", "seq"))
 _MAYBE_WHOLE = frozenset(("version", "order"))
-_OBJECTS = frozenset(("evidence", "sum"))
 
 
 def _wrong(data: Any) -> str:
@@ -131,8 +130,24 @@ def _wrong(data: Any) -> str:
     return ""
 
 
+def _sums(value: Any) -> bool:
+    """Say whether a value is what :meth:`State.summary` returns."""
+    if not isinstance(value, dict) or value.keys() != State().summary().keys():
+        return False
+    lists = all(
+        isinstance(value[name], list) and all(type(v) is int for v in value[name])
+        for name in ("stack", "ever")
+    )
+    others = (value[name] for name in ("mark", "proposed", "challenger"))
+    return (
+        lists and type(value["epoch"]) is int and all(v is None or type(v) is int for v in others)
+    )
+
+
 def _fits(name: str, value: Any) -> bool:
-    if name in _OBJECTS:
+    if name == "sum":
+        return value is None or _sums(value)
+    if name == "evidence":
         return isinstance(value, dict)
     if name in _WHOLE or name in _MAYBE_WHOLE:
         whole = isinstance(value, int) and not isinstance(value, bool)

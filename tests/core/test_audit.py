@@ -64,10 +64,17 @@ POISON = {
     "reason is a number": {"reason": 7},
     "a time that is none": {"at": "yesterday"},
     "a sum that is none": {"sum": 3},
+    "a sum of nothing": {"sum": {}},
+    "a sum of texts": {
+        "sum": {"stack": ["a"], "ever": [], "mark": 0, "proposed": 0, "epoch": 0, "challenger": 0}
+    },
 }
 
 
-@pytest.mark.parametrize("name", list(POISON))
+FITS_THE_DATABASE = ("a sum of nothing", "a sum of texts")
+
+
+@pytest.mark.parametrize("name", [n for n in POISON if n not in FITS_THE_DATABASE])
 def test_the_database_refuses_an_entry_of_another_shape(ledger, model, insert, name):
     record(ledger, model, "k")
     with pytest.raises((psycopg.errors.CheckViolation, psycopg.errors.DataError)):
@@ -119,6 +126,19 @@ def test_a_poisoned_entry_is_set_aside_and_decisions_go_on(ledger, model, insert
     assert "1 set aside" in str(found)
     with pytest.raises(ConfigurationError, match=f"entry {bad} of {model} was set aside by entry"):
         ledger.numbered(model, bad)
+
+
+@pytest.mark.parametrize("op", ["set_aside", "vouch"])
+@pytest.mark.parametrize("about", ["abc", None, 99, -1, 1.5, True, [1], 10**30])
+def test_nonsense_about_other_entries_says_nothing_and_stops_nobody(
+    ledger, model, insert, op, about
+):
+    record(ledger, model, "k", "promote", 1)
+    bad = insert(model, {"op": op, "evidence": {"entry": about, "until": about}})
+    assert ledger.standing(model).champion == ledger.state(model).champion == 1
+    set_aside(ledger, model, bad, by="ann", reason="nonsense")
+    record(ledger, model, "next")
+    assert verify(ledger, model).aside == (bad,)
 
 
 def test_a_promotion_that_somebody_forged_can_be_taken_back(ledger, model, insert, monkeypatch):
