@@ -98,7 +98,7 @@ def boundary(name: str) -> tuple[Any, str]:
         "restore": (version_log.VersionLog, "restore"),
         "mark": (retention, "mark_removed"),
         "vacuum": (version_log.VersionLog, "vacuum"),
-        "insert": (Ledger, "_append"),
+        "insert": (Ledger, "append"),
         "finding": (Observations, "record_all"),
     }
     return places.get(name) or (MlflowClient, name)

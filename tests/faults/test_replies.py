@@ -150,14 +150,14 @@ def test_mlflow_that_goes_away_after_the_entry_is_caught_up_with(
     wire, far, registry, candidate, ask, model, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    append = Ledger._append
+    append = Ledger.append
 
     def away(self, entry):
         wire.down = True
         wire.cut()
         return append(self, entry)
 
-    monkeypatch.setattr(Ledger, "_append", away)
+    monkeypatch.setattr(Ledger, "append", away)
     with pytest.raises(
         UnavailableError, match=r"entry 2 \(promote\) .* is on record and holds, do"
     ):

@@ -47,7 +47,7 @@ def first_champion(market, **policy):
 
 
 def ops(state):
-    return [e.op for e in state.entries]
+    return [e.op for e in state.entries if e.op != "handover"]
 
 
 def aliases(model_store, name):

@@ -254,6 +254,8 @@ def test_stored_bytes_that_are_not_what_was_written_are_an_error_of_a_family(
         ("under_way", "1.json", {"id": "1", "what": "w", "at": "a"}),
         ("removed", "1.json", {"versions": [1], "at": "a", "why": "w"}),
     ):
+        if folder == "under_way" and which != "note":
+            continue  # nobody reads what is being forgotten
         (made / folder).mkdir()
         (made / folder / name).write_text(json.dumps(body))
     foreign(store).create_checkpoint()
