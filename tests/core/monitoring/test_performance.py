@@ -211,7 +211,9 @@ def test_labels_for_a_part_of_the_window_wait(
     assert (first.body["windows"], second.body["windows"]) == (0, 1)  # corrected by window 7
 
 
-def test_a_window_that_cannot_be_measured_waits_with_the_reason(served, monitor, services):
+def test_a_window_that_cannot_be_measured_waits_with_the_reason(
+    served, monitor, observations, services
+):
     ref = served()
     with psycopg.connect(services.dsn("mlops")) as connection:
         connection.execute(
