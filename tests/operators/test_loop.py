@@ -75,8 +75,9 @@ def test_a_model_is_born_approved_and_serves(market, ledger, observations, model
     )
     assert trained.states["another_round"] == "skipped"
     assert first.events[f"{name}/request"] == {"decision": 1}
-    assert trained.events[f"{name}/candidate"] == {"proposal": 2, "model": f"{name}@1"}
-    assert rolled.events[f"{name}/champion"] == {"model": f"{name}@1", "entry": 3}
+    proposal, promotion = (entry.seq for entry in state.entries[1:])
+    assert trained.events[f"{name}/candidate"] == {"proposal": proposal, "model": f"{name}@1"}
+    assert rolled.events[f"{name}/champion"] == {"model": f"{name}@1", "entry": promotion}
     page = f"{pages}/#/models/{name}/versions/1"
     assert rolled.values["promote"]["mlops_model_url"] == page
     assert trained.values["train"]["mlops_model_url"] == page
