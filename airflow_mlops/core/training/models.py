@@ -55,9 +55,10 @@ FILES = "mlops.files"
 """How many files a version has: a list that lacks some is no list of them."""
 
 EVALUATION = "evaluation.json"
-FLIPS = "flips.json"
-FLIPS_PAGE = "flips.html"
 """Artifact of a run that says how its model was judged, and on which rows."""
+
+FLIPS, FLIPS_PAGE = "flips.json", "flips.html"
+"""Artifacts of a run that say which decisions change: numbers, and a page."""
 
 _COMMIT = re.compile(r"git:([0-9a-f]{7,64})\b")
 
