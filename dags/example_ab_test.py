@@ -22,7 +22,8 @@ PLAN = [
 candidate = Model(name="example/tested", uri="mlops://example/tested")
 
 with DAG("example_ab_test", schedule=[candidate], catchup=False, tags=["example"]):
-    smoke = SmokeTestModelOperator(task_id="smoke", model=MODEL, data=MODEL)
+    policy = {"rollout": [stage.to_dict() for stage in PLAN]}
+    smoke = SmokeTestModelOperator(task_id="smoke", model=MODEL, data=MODEL, policy=policy)
     stages = [
         RolloutStageSensor(
             task_id=type(stage).__name__.lower(),
@@ -39,12 +40,12 @@ with DAG("example_ab_test", schedule=[candidate], catchup=False, tags=["example"
         for place, stage in enumerate(PLAN)
     ]
     # No person is asked here: what the A/B test proves is the answer, and it is on record as that.
-    answer = {"choice": "promote", "note": "passed its A/B test", "by": "example_ab_test"}
     promote = PromoteModelOperator(
         task_id="promote",
         model=MODEL,
         smoke=smoke.output,
-        answer=answer,
+        unasked="passed its A/B test",
+        policy=policy,
         trigger_rule="none_failed_min_one_success",  # the first model skips its stages
     )
     chain(smoke, *stages, promote)

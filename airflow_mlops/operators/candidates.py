@@ -289,8 +289,11 @@ class PromoteModelOperator(MlopsOperator):
 
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
     :param answer: what ``ApproveModelOperator`` returned (templated).
+    :param unasked: instead of an answer: why this Dag promotes without asking a person, such as
+        ``"passed its A/B test"``. It is on record as said by the Dag.
     :param policy: as for ``SmokeTestModelOperator``: one that changed meanwhile voids the answer;
-        ``None``: it is not compared.
+        ``None``: it is not compared. The stages that it names have to be passed.
+    :raises ValueError: if neither an answer nor ``unasked`` is given, or both.
     """
 
     template_fields = (*MlopsOperator.template_fields, "smoke", "answer")
@@ -300,13 +303,18 @@ class PromoteModelOperator(MlopsOperator):
         self,
         *,
         smoke: Xcom,
-        answer: Xcom,
+        answer: Xcom = None,
+        unasked: str = "",
         policy: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if (answer is None) is not bool(unasked):
+            msg = f"{self.task_id}: give answer=, or say in unasked= why no person is asked"
+            raise ValueError(msg)
         self.smoke = smoke
         self.answer = answer
+        self.unasked = unasked
         self.policy = policy
         self.urls: dict[str, str] = {}
 
@@ -320,11 +328,15 @@ class PromoteModelOperator(MlopsOperator):
         from airflow_mlops.core.deployment.lineage import write_cards
         from airflow_mlops.core.deployment.registry import Ask
 
-        if not self.answer:
+        if not self.answer and not self.unasked:
             msg = f"{self.smoke['model']} was not answered: it is no candidate any more"
             raise AirflowSkipException(msg)
         self.handed("smoke", about_proposal(self.smoke), self.smoke)
-        self.handed("approve", about_proposal(self.smoke), self.answer)
+        if self.unasked:
+            said = Answer("promote", self.unasked, by=self.dag_id)
+            self.answer = said.to_dict() | {"bound": self.smoke["bound"]}
+        else:
+            self.handed("approve", about_proposal(self.smoke), self.answer)
         proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
         said = {k: v for k, v in self.answer.items() if k not in ("bound", "votes")}
         answer = Answer.from_dict(said)

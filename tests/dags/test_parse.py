@@ -24,13 +24,11 @@ HEAVY = (
     "psycopg",
     "adbc_driver_postgresql",
 )
-LIMIT = 0.050
-"""CPU seconds beyond Airflow's own."""
-
-PROCESSES = 3
+LIMIT = 100_000
+"""Calls of functions in reading one: counted, not timed, so that a busy machine changes nothing."""
 
 _MEASURE = """
-import json, runpy, sys, time
+import cProfile, json, pstats, runpy, sys
 from airflow.sdk import DAG, Asset, BaseHook, BaseOperator, Param
 from airflow.sdk.definitions.asset import Dataset, Model
 
@@ -41,10 +39,10 @@ with DAG("plain", schedule="@daily", catchup=False):
 with DAG("caused", schedule=[Model("m", "mlops://m")], catchup=False):
     BaseOperator(task_id="a")
 
-before = time.process_time()
-found = runpy.run_path(sys.argv[1])
-cpu = time.process_time() - before
-print(json.dumps({"cpu": cpu, "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
+with cProfile.Profile() as profile:
+    runpy.run_path(sys.argv[1])
+calls = pstats.Stats(profile).total_calls
+print(json.dumps({"calls": calls, "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
 """
 
 
@@ -64,9 +62,8 @@ def parse(path: Path, home: Path) -> dict:
 
 @pytest.mark.airflow
 @pytest.mark.parametrize("path", DAGS, ids=lambda p: p.stem)
-def test_a_dag_file_is_parsed_in_50_ms_and_loads_nothing_heavy(path, tmp_path):
-    first = parse(path, tmp_path)  # it also compiles what was never imported before
-    assert not set(first["modules"]) & set(HEAVY)
-    cpu = [parse(path, tmp_path)["cpu"] for _ in range(PROCESSES)]
-    seconds = [round(c, 3) for c in cpu]
-    assert min(cpu) < LIMIT, f"CPU seconds: {seconds}"  # what else computes here only adds to it
+def test_a_dag_file_is_cheap_to_parse_and_loads_nothing_heavy(path, tmp_path):
+    parse(path, tmp_path)  # it compiles what was never imported before
+    found = parse(path, tmp_path)
+    assert not set(found["modules"]) & set(HEAVY)
+    assert found["calls"] < LIMIT

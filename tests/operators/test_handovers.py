@@ -69,6 +69,19 @@ def test_an_answer_that_nobody_gave_promotes_nobody(alone, smoked, ledger, model
     assert ledger.state(model).champion is None
 
 
+def test_a_dag_that_asks_nobody_says_why_and_that_is_on_record(alone, smoked, ledger, model):
+    _, smoke = smoked
+    done = run(alone(PromoteModelOperator, smoke=smoke, unasked="passed its test"))
+    entry = ledger.numbered(model, done.value("t")["entry"])
+    assert (entry.op, entry.by, entry.reason) == ("promote", model, "passed its test")
+
+
+@pytest.mark.parametrize("given", [{}, {"answer": {"choice": "promote"}, "unasked": "why"}])
+def test_who_promotes_has_an_answer_or_says_why_not(given):
+    with pytest.raises(ValueError, match="t: give answer=, or say in unasked="):
+        PromoteModelOperator(task_id="t", model="m", smoke={}, **given)
+
+
 def test_an_answer_that_was_edited_is_refused_with_both_values(alone, smoked, ledger, model):
     entry, smoke = smoked
     put(

@@ -4,8 +4,10 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
+from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 
 from airflow_mlops.core.errors import (
@@ -277,7 +279,7 @@ def test_no_answer_rejects_and_retrain_asks_for_other_parameters(market, ledger,
     trained = run(train)
     found = model_store.client.get_run(trained.value("train")["run_id"])
     assert json.loads(found.data.params["params"]) == {"C": 0.01}
-    assert found.data.tags["mlops.decision"] == "8"
+    assert found.data.tags["mlops.decision"] == str(entry.seq)
 
 
 def test_a_retrain_of_the_very_same_recipe_has_nothing_to_judge(market, ledger):
@@ -385,11 +387,12 @@ def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
     assert ops(ledger.state(market.name)) == ["retrain", "propose", "promote"]
     assert run(rollout, at=NOON).states["smoke"] == "skipped"
     with DAG(f"{market.name}__again", schedule=None) as again:
+        smoke, approve = (
+            PythonOperator(task_id=step, python_callable=partial(rolled.value, step))
+            for step in ("smoke", "approve")
+        )
         PromoteModelOperator(
-            task_id="promote",
-            model=market.name,
-            smoke=rolled.value("smoke"),
-            answer=rolled.value("approve"),
+            task_id="promote", model=market.name, smoke=smoke.output, answer=approve.output
         )
     assert run(again).value("promote") == rolled.value("promote")
     assert ops(ledger.state(market.name)) == ["retrain", "propose", "promote"]

@@ -183,7 +183,7 @@ def test_a_champion_that_decays_makes_way_for_a_better_one_before_it(
             break
     assert found["status"] == "broken", found
     state = ledger.state(market.name)
-    entry = state.entries[found["entry"] - 1]
+    entry = ledger.numbered(market.name, found["entry"])
     assert (entry.op, entry.version, state.champion) == ("rollback", 2, 2)
     assert f"{market.name}@{version} decayed: brier" in entry.reason
     assert f"{market.name}@2 is surely better on these rows" in entry.reason

@@ -13,7 +13,7 @@ from typing import Any
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.retention import Removable, find_removable, remove
 from airflow_mlops.core.deployment.registry import ModelRegistry
-from airflow_mlops.core.errors import DatasetNotFoundError, LedgerLostError
+from airflow_mlops.core.errors import DatasetNotFoundError, ForeignEntryError, LedgerLostError
 from airflow_mlops.core.ledger import Entry, State
 from airflow_mlops.core.lines import written
 from airflow_mlops.core.refs import DatasetRef
@@ -135,7 +135,7 @@ def _state(registry: ModelRegistry, name: str) -> State | None:
     """Return what is on record about a model; nothing if its ledger is broken."""
     try:
         return registry.ledger.state(name)
-    except LedgerLostError:
+    except (LedgerLostError, ForeignEntryError):
         return None
 
 
