@@ -49,6 +49,11 @@ class Nursery:
         (ended,) = self.run({"scenario": scenario, "facts": facts, "die": die})
         assert ended["signal"] == 9, ended
 
+    def cut(self, scenario: str, facts: dict[str, Any], after: float) -> bool:
+        """Kill a scenario after so many seconds; says whether it was still at work."""
+        (ended,) = self.run({"scenario": scenario, "facts": facts, "after": after})
+        return ended["signal"] == 9
+
     def succeed(self, scenario: str, facts: dict[str, Any]) -> Any:
         """Run a scenario in a fresh process; returns its answer."""
         (ended,) = self.run({"scenario": scenario, "facts": facts})

@@ -3,7 +3,8 @@ A process that imports everything once and then forks children that may die.
 
 Reads a list of orders a line, which run at once: ``{"scenario": ..., "die": ..., "facts": {...}}``.
 Answers one JSON line: how each child ended and what it returned. Dying is real:
-``SIGKILL`` of the child by itself, at the named boundary.
+``SIGKILL`` of the child by itself, at the named boundary; or from outside, after so many seconds:
+``{"after": 0.2, ...}``.
 """
 
 import gc
@@ -297,6 +298,10 @@ def main() -> None:
     for line in sys.stdin:
         orders = json.loads(line)
         started = [fork(order) for order in orders]
+        for order, (pid, _) in zip(orders, started, strict=True):
+            if "after" in order:
+                time.sleep(order["after"])
+                os.kill(pid, signal.SIGKILL)  # who has ended is not waited for yet: the id is his
         print(json.dumps([ended(*one) for one in started]), flush=True)
 
 
