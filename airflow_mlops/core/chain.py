@@ -14,9 +14,6 @@ from typing import Any
 from airflow_mlops.core.entries import ZERO, Entry, State, text_hash
 from airflow_mlops.core.errors import ForeignEntryError, LedgerLostError
 
-COLUMNS = "seq, body, hash, prev_hash, signature"
-"""What is read of an entry; of an old one, what is generated from its body instead of that."""
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -36,7 +33,7 @@ class Row:
 
     @classmethod
     def of(cls, found: Sequence[Any]) -> "Row":
-        """Read the columns of a row: :data:`COLUMNS`, then those of ``brief`` if there are any."""
+        """Read the columns of a row: the first five, then those of ``brief`` if there are any."""
         seq, body, digest, prev_hash, signature, *brief = found
         op, version, order = brief or ("", None, None)
         return cls(seq, body, digest, prev_hash, signature, brief=(op, version, order))

@@ -20,7 +20,7 @@ for dag in life.dags:
     for task in dag.tasks:
         task.retry_delay = timedelta(seconds=1)
         if hasattr(task, "poke_interval"):
-            task.poke_interval = 2.0
+            task.poke_interval = 8.0  # sooner, and Airflow takes the end of one look for a failure
 """
 
 STAGES = 'rollout=[Shadow(hold="7d"), Canary(percent=50, hold="7d"), Full()],'
