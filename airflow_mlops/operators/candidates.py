@@ -333,8 +333,8 @@ class PromoteModelOperator(MlopsOperator):
             raise AirflowSkipException(msg)
         self.handed("smoke", about_proposal(self.smoke), self.smoke)
         if self.unasked:
-            said = Answer("promote", self.unasked, by=self.dag_id)
-            self.answer = said.to_dict() | {"bound": self.smoke["bound"]}
+            given = Answer("promote", self.unasked, by=self.dag_id)
+            self.answer = given.to_dict() | {"bound": self.smoke["bound"]}
         else:
             self.handed("approve", about_proposal(self.smoke), self.answer)
         proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
