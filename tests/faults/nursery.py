@@ -4,7 +4,7 @@ A process that imports everything once and then forks children that may die.
 Reads a list of orders a line, which run at once: ``{"scenario": ..., "die": ..., "facts": {...}}``.
 Answers one JSON line: how each child ended and what it returned. Dying is real:
 ``SIGKILL`` of the child by itself, at the named boundary; or from outside, after so many seconds:
-``{"after": 0.2, ...}``.
+``{"after": 0.2, ...}``. One with ``{"begin": 0.1, ...}`` begins so much later than the others.
 """
 
 import gc
@@ -152,6 +152,12 @@ def collect(facts: dict[str, Any]) -> Any:
     return retention.remove(store, "d", keep=(), older=timedelta(0), why="test").to_dict()
 
 
+def patient(facts: dict[str, Any]) -> Any:
+    """Do something to a dataset that others change, as Airflow does: again, if it is not free."""
+    work = {f.__name__: f for f in (append, restore, forget, collect)}[facts["step"]]
+    return deciding.patiently(lambda: work(facts), tries=50)
+
+
 def fill(facts: dict[str, Any]) -> Any:
     """Append to a disk that has room for so many bytes a file; says how that ended."""
     import resource
@@ -223,7 +229,7 @@ def tick(facts: dict[str, Any]) -> Any:
 SCENARIOS = {
     function.__name__: function
     for function in (
-        *(append, restore, forget, collect, fill, train, tick),
+        *(append, restore, forget, collect, patient, fill, train, tick),
         *(deciding.promote, deciding.vote, deciding.stage, deciding.guard),
         *(deciding.storm, deciding.bustle),
     )
@@ -233,6 +239,7 @@ SCENARIOS = {
 def child(order: dict[str, Any], answer: int) -> None:
     """Run one scenario in this process, and write what it returned."""
     warnings.simplefilter("ignore")
+    time.sleep(order.get("begin", 0))
     if "die" in order:
         name, when, *number = order["die"].split(":")
         if name == "write":

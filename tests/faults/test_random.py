@@ -1,8 +1,8 @@
 """
-Killed at a random moment, again and again, then done again: as if nothing had happened.
+Killed at a random moment, or two at once, again and again: as if nothing had happened.
 
-How many kills of each step: environment variable ``MLOPS_KILLS``. The moments come from a seed,
-``MLOPS_SEED``, which every failure names.
+How many kills of each step, and rounds of each pair: environment variable ``MLOPS_KILLS``. The
+moments come from a seed, ``MLOPS_SEED``.
 """
 
 import os
@@ -153,6 +153,46 @@ def test_a_dataset_is_whole_whenever_its_writer_was_killed(killer, copies, scena
         commit = found.strike(facts)
         check(whole(facts["root"]), commit)
         assert found.nursery.succeed(scenario, facts).get("ref") == commit.get("ref"), number
+
+
+def check_both(names, found, said):
+    """Both did what they were asked to, one after the other, in whichever order."""
+    newest, *_ = found.values()
+    if "append" in names:  # whoever comes after it takes at most what it was asked to take
+        assert newest.rows in {3 * 168, 8 * 168, 8 * 168 - 2}
+    elif "forget" in names:
+        assert not any({5, 400} & keys(table) for table in found.values())
+    if names == ["append", "append"]:
+        assert [*found] == ["d@3", "d@2", "d@1"]
+        assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["append", "append"],
+        ["append", "restore"],
+        ["append", "forget"],
+        ["append", "collect"],
+        ["restore", "restore"],
+        ["restore", "forget"],
+        ["forget", "forget"],
+        ["forget", "collect"],
+    ],
+    ids="-".join,
+)
+def test_two_at_once_are_one_after_the_other(nursery, copies, names):
+    nursery.run()
+    moments = random.Random(f"{SEED} {names}")
+    for number in range(KILLS):
+        facts = copies(number) | {"keys": ["400", "5"]}
+        orders = [
+            {"scenario": "patient", "facts": facts | {"step": name}, "begin": moments.random() / 10}
+            for name in names
+        ]
+        ended = nursery.run(*orders)
+        assert [one["code"] for one in ended] == [0, 0], (number, orders)
+        check_both(names, whole(facts["root"]), [one["found"] for one in ended])
 
 
 @pytest.mark.services
