@@ -2,11 +2,14 @@
 
 import uuid
 from argparse import Namespace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.cli.declared import lifecycles
 from airflow_mlops.cli.verb import (
     conn_id,
     open_datasets,
+    open_ledger,
     open_registry,
     reason_of,
     verb,
@@ -116,9 +119,35 @@ def gc(args: Namespace) -> tuple[dict[str, Any], str]:
     stores = open_registry(), open_datasets()
     if not args.apply:
         found = find_garbage(*stores, **asked)
-        return found.to_dict(), f"{found}\nnothing was changed; to remove it, say --apply"
+        old, lines = _measured(asked["model"], apply=False)
+        text = "\n".join([str(found), *lines, "nothing was changed; to remove it, say --apply"])
+        return found.to_dict() | old, text
     found = collect_garbage(*stores, by=who(args), **asked)
-    return found.to_dict() | {"applied": True}, f"{found}\ndone"
+    old, lines = _measured(asked["model"], apply=True)
+    return found.to_dict() | old | {"applied": True}, "\n".join([str(found), *lines, "done"])
+
+
+def _measured(model: str | None, *, apply: bool) -> tuple[dict[str, Any], list[str]]:
+    """What was measured longer ago than the policies in the Dag files keep it."""
+    from airflow_mlops.core.monitoring.keeping import find_old, prune
+
+    stores = open_ledger(), LedgerHook(conn_id("ledger")).observations()
+    lives, wrong = lifecycles(model)
+    old, lines = [], [f"skipped {line}" for line in wrong]
+    for life in lives:
+        if life.keep is None:
+            lines.append(
+                f"keeps   all that was measured of {life.name}: its Lifecycle has no keep="
+            )
+            continue
+        do = prune if apply else find_old
+        found = do(*stores, life.name, life.keep, now=datetime.now(UTC))
+        old += [part.to_dict() for part in found]
+        lines += [f"goes    {part}" for part in found if part.rows]
+    if not lives:
+        whose = model or "any model"
+        lines.append(f"keeps   all that was measured of {whose}: no Dag file declares it")
+    return {"old": old}, [written([line]) for line in lines]
 
 
 def _line(commit: "Commit", tags: list[str]) -> str:

@@ -1,12 +1,11 @@
 """Is all as it should be: connections, schema, ledger, aliases; the gates of a policy."""
 
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from airflow_mlops.cli.declared import declared
 from airflow_mlops.cli.verb import (
     conn_id,
     open_datasets,
@@ -20,6 +19,7 @@ from airflow_mlops.cli.verb import (
 )
 from airflow_mlops.core.errors import (
     ConfigurationError,
+    EvidenceChangedError,
     ForeignEntryError,
     MlopsError,
     RejectedError,
@@ -31,7 +31,6 @@ from airflow_mlops.hooks.mlflow import MlflowHook
 
 if TYPE_CHECKING:
     from airflow_mlops.core.evaluation.planted import Tried
-    from airflow_mlops.lifecycle import Lifecycle
 
 
 @verb
@@ -96,7 +95,7 @@ def _gates(args: Namespace) -> tuple[dict[str, Any], str]:
     if not args.model:
         msg = "doctor --gates: whose? name the model, as in `airflow mlops doctor NAME --gates`"
         raise ConfigurationError(msg)
-    life, state = _declared(args.model, args.dags), state_of(args.model)
+    life, state = declared(args.model, args.dags), state_of(args.model)
     if state.champion is None:
         msg = f"{args.model} has no champion yet: bad models are made of its rows and functions"
         raise ConfigurationError(msg)
@@ -114,28 +113,6 @@ def _line(tried: "Tried") -> str:
     name, _, wrong = tried.planted.partition(": ")
     by = ", ".join(tried.caught) or "nothing: tighten the gates"
     return f"  {tried.verdict.status:<9}  {name:<9} {wrong:<40} by {by}"
-
-
-def _declared(name: str, dags: str | None) -> "Lifecycle":
-    """Find the Dag file that declares a model: the one given, else in the Dag folder."""
-    from airflow_mlops.lifecycle.files import read_lifecycle, read_lifecycles
-
-    if dags:
-        return read_lifecycle(Path(dags), name)
-    folder, wrong = Path(conf.get("core", "dags_folder")), []
-    for path in sorted(folder.rglob("*.py")):
-        if "Lifecycle" not in path.read_text("utf-8"):
-            continue
-        try:
-            found = [life for life in read_lifecycles(path) if life.name == name]
-        except ConfigurationError as error:
-            wrong.append(str(error))
-            continue
-        if found:
-            return found[0]
-    failed = f"; {'; '.join(wrong)}" if wrong else ""
-    msg = f"no Dag file in {folder} declares {name!r}: give it with --dags{failed}"
-    raise ConfigurationError(msg)
 
 
 def _check_datasets() -> str:
@@ -161,13 +138,18 @@ def _check_schema() -> str:
 def _check_models() -> str:
     """Verify the whole chain of every model on record or in MLflow; compare anchor and aliases."""
     from airflow_mlops.core.audit import verify
+    from airflow_mlops.core.monitoring.citations import check_citations
 
     registry, lines, broken = open_registry(), [], False
+    observations = LedgerHook(conn_id("ledger")).observations()
     for name in sorted({*registry.ledger.models(), *registry.anchored()}):
         try:
             found = verify(registry.ledger, name)
             if found.foreign:
                 raise ForeignEntryError("; ".join(found.foreign))
+            other = check_citations(registry.ledger, observations, name)
+            if other:
+                raise EvidenceChangedError("; ".join(other))
             done = registry.reconcile(name) if is_name(name) else ()
             lines.append(f"{name}: {found}, {'; '.join(done) or 'aliases agree'}")
         except (ConfigurationError, RejectedError) as error:

@@ -193,7 +193,8 @@ def _guard(life: "Lifecycle", rows: Any, labels: Any, common: Mapping[str, Any])
 
 def _alone(life: "Lifecycle", common: Mapping[str, Any]) -> None:
     """What no decision waits for."""
-    HousekeepOperator(task_id="housekeep", **common)
+    keep = None if life.keep is None else life.keep.to_dict()
+    HousekeepOperator(task_id="housekeep", keep=keep, **common)
     CheckHealthOperator(task_id="system", rules=life.health.to_dict(), **common)
 
 

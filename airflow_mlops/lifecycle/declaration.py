@@ -24,6 +24,7 @@ from airflow_mlops.policy import (
     Gate,
     Growth,
     Health,
+    Keep,
     Loads,
     NoLeak,
     NotWorse,
@@ -78,6 +79,8 @@ class Lifecycle:
     :param rollback: when the champion makes way for the one before it, such as ``Decay("brier")``;
         only if that one is better on the same rows.
     :param health: what tasks may use, and what has to be up; task ``system`` of the monitor looks.
+    :param keep: for how long findings, usages, predictions and rows set aside are kept, such as
+        ``Keep(usages="30d", predictions="730d")``; ``None``: for ever.
     :param schedule: schedule of the monitor Dag; ``Arrival("5m")``: whenever there are newer rows.
     :param deadline: time within which a run of the monitor has to succeed, such as ``"6h"``, else
         the notifiers are called; ``None``: no alarm.
@@ -109,6 +112,7 @@ class Lifecycle:
     rollout: Sequence[Stage] = (Full(),)
     rollback: Sequence[Decay] = ()
     health: Health = field(default_factory=Health)
+    keep: Keep | None = None
     schedule: str | Arrival | None = "@daily"
     deadline: str | None = None
     notify: Sequence[Any] = ()

@@ -18,10 +18,12 @@ from airflow_mlops.policy import (
     Gate,
     Guarded,
     Health,
+    Keep,
     Probe,
     Shadow,
     Trigger,
     Word,
+    duration,
     further_rounds,
     is_own,
     known_metric,
@@ -54,6 +56,7 @@ def problems(life: "Lifecycle") -> Iterator[str]:
         for name, word in kinds.items()
         if not isinstance(getattr(life, name), word)
     )
+    yield from _keeps(life)
     yield from (f"{word!r} is not a trigger" for word in life.retrain if not _is(word, Trigger))
     yield from (f"{word!r} is not a gate" for word in life.gates if not _is(word, Gate))
     back: Sequence[object] = life.rollback
@@ -65,6 +68,16 @@ def problems(life: "Lifecycle") -> Iterator[str]:
     yield from _metrics(life)
     if all(getattr(word, "fail_on", "") == "never" for word in life.gates):
         yield "there are no gates that count, and a candidate needs a standard"
+
+
+def _keeps(life: "Lifecycle") -> Iterator[str]:
+    """Say what would go before anybody could measure it."""
+    if life.keep is not None and not isinstance(life.keep, Keep):
+        yield f"keep={life.keep!r}; write keep=Keep(...)"
+        return
+    age, late = (life.keep and life.keep.predictions), life.data.lateness
+    if age and late and duration(age) <= duration(late):
+        yield f"predictions are kept for {age}, and labels come up to {late} late: keep them longer"
 
 
 def _objections(check: Callable[[Any], object], words: object) -> Iterator[str]:

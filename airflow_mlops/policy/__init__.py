@@ -26,7 +26,7 @@ from airflow_mlops.policy.gates import (
     is_own,
     known_metric,
 )
-from airflow_mlops.policy.monitoring import Contract, Dependencies, FailOn, Health
+from airflow_mlops.policy.monitoring import Contract, Dependencies, FailOn, Health, Keep
 from airflow_mlops.policy.people import Approval
 from airflow_mlops.policy.retraining import (
     Decay,
@@ -83,6 +83,7 @@ __all__ = [
     "Growth",
     "Guarded",
     "Health",
+    "Keep",
     "Loads",
     "MaxAge",
     "NewRows",

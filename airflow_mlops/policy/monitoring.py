@@ -79,6 +79,38 @@ class Dependencies(Word):
         known_fail_on("Dependencies", self.fail_on)
 
 
+YOUNG = "7d"
+"""What is younger always stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep(Word):
+    """
+    For how long what was measured is kept, by the wall clock; what a decision names stays for ever.
+
+    Exposures and outcomes stay, too, for the ends of stages rest on them.
+
+    :param findings: findings of the monitors, those about the champion excepted; what was written
+        over goes with them; ``None``: for ever.
+    :param usages: what the tries of tasks used, and what the health monitor saw.
+    :param predictions: predictions, from the moment at which they were made; longer than labels
+        may come late.
+    :param quarantine: rows that were set aside.
+    """
+
+    findings: str | None = None
+    usages: str | None = None
+    predictions: str | None = None
+    quarantine: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            age = getattr(self, name)
+            if age is not None and duration(age) < duration(YOUNG):
+                msg = f"Keep {name} is {age!r}; what is younger than {YOUNG} always stays"
+                raise ValueError(msg)
+
+
 @dataclass(frozen=True, slots=True)
 class Health(Word):
     """

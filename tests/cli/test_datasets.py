@@ -3,10 +3,12 @@
 import os
 import sys
 
+import psycopg
 import pytest
 from deltalake import DeltaTable
 
 from airflow_mlops.core.data import retention
+from airflow_mlops.core.monitoring.observations import Observations
 
 pytestmark = pytest.mark.services
 
@@ -90,6 +92,47 @@ def test_a_person_is_looked_for_and_forgotten(mlops, trained_champions, model, d
     assert mlops("forget", model).code == 2
 
 
+DAG_FILE = """
+from airflow_mlops.lifecycle import Lifecycle
+from airflow_mlops.policy import *
+
+Lifecycle(
+    name="{name}",
+    data=Table("warehouse", "public.t", "id", "at", "up", "public.labels"),
+    select=Window("28d"),
+    features="project.features:build",
+    train="project.train:fit",
+    approve=Approval(by=["ann"]),
+    keep={keep},
+)
+"""
+
+
+def test_what_is_kept_no_longer_goes_as_the_dag_files_say(
+    mlops, ledger, model, tmp_path, monkeypatch, two
+):
+    observations = Observations(ledger.dsn)
+    for day in (40, 20, 0):
+        with psycopg.connect(ledger.dsn, autocommit=True) as owner:
+            owner.execute(
+                "insert into mlops.observations (model, monitor, subject, body, recorded_at) "
+                "values (%s, 'usage', %s, '{}', now() - %s * interval '1 day')",
+                (model, str(day), day),
+            )
+    for name, keep in ((model, 'Keep(usages="30d")'), (f"{model}b", None)):
+        (tmp_path / f"{name}.py").write_text(DAG_FILE.format(name=name, keep=keep), "utf-8")
+    (tmp_path / "broken.py").write_text("Lifecycle = 1 / 0\n", "utf-8")
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(tmp_path))
+    asked = mlops("gc")
+    assert f"goes    1 usages of {model} from before" in asked.out
+    assert f"keeps   all that was measured of {model}b: its Lifecycle has no keep=" in asked.out
+    assert "skipped" in asked.out
+    assert len(observations.read(model, "usage")) == 3
+    done = mlops("gc", model, "--apply", "--json").json
+    assert [(part["what"], part["rows"]) for part in done["old"]] == [("usages", 1)]
+    assert [o.subject for o in observations.read(model, "usage")] == ["20", "0"]
+
+
 def test_garbage_is_looked_for_and_removed(mlops, trained_champions, model, two, monkeypatch):
     trained_champions(1)
     assert "what is younger than 1 day, 0:00:00 always stays" in mlops("gc", "--older", "1h").err
@@ -100,4 +143,5 @@ def test_garbage_is_looked_for_and_removed(mlops, trained_champions, model, two,
     assert f"pinned  data {model}@1: model {model}@1 learnt from it" in done.out
     assert done.out.endswith("nothing was changed; to remove it, say --apply\n")
     assert mlops("gc", model, "--older", "0d", "--apply", "--json").json["applied"] is True
+    assert "keeps   all that was measured of any model: no Dag file declares it" in done.out
     assert mlops("gc", "--older", "soon").err.startswith("ConfigurationError: --older: not a dur")

@@ -7,7 +7,10 @@ from datetime import datetime, timedelta
 import psycopg
 import pytest
 
+from airflow_mlops.core.entries import Entry
 from airflow_mlops.core.evaluation.offline import evaluate
+from airflow_mlops.core.monitoring.citations import CITED, cite
+from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.training.models import EVALUATION
 
 pytestmark = pytest.mark.services
@@ -118,6 +121,23 @@ def test_a_request_that_was_lost_is_found(mlops, champions, ledger, model):
     done = mlops("doctor")
     assert done.code == 1
     assert f"{model}: LedgerLostError: MLflow remembers entry 2" in done.out
+
+
+def test_a_finding_that_is_not_what_a_decision_read_is_named(mlops, champions, ledger, model):
+    champions(1)
+    observations = Observations(ledger.dsn)
+    observations.record(model, "drift", f"{model}@1:0", {"window": 0})
+    said = cite(observations.read(model, "drift"))
+    draft = Entry(model, "keep", "", "decide", "r", 1, evidence={CITED: said})
+    ledger.record(model, "k", {}, lambda _: draft)
+    assert mlops("doctor").code == 0
+    with psycopg.connect(ledger.dsn, autocommit=True) as owner:
+        owner.execute("alter table mlops.observations disable trigger keep_finding")
+        owner.execute("update mlops.observations set body = '{}' where model = %s", (model,))
+        owner.execute("alter table mlops.observations enable always trigger keep_finding")
+    done = mlops("doctor")
+    assert done.code == 1
+    assert f"{model}: EvidenceChangedError: entry 2 rests on the finding of drift on" in done.out
 
 
 def test_an_entry_of_somebody_else_stops_one_model_and_is_set_aside(

@@ -185,6 +185,7 @@ class TestDags:
                 dependencies=words.Dependencies("warn", "/opt/constraints.txt"),
                 mlflow_conn_id="my_mlflow",
                 health=words.Health(rss_mb=900.0),
+                keep=words.Keep(usages="30d"),
             )
         )
         dags = by_stage(life)
@@ -203,6 +204,8 @@ class TestDags:
         assert (asked.fail_on, asked.constraints) == ("warn", "/opt/constraints.txt")
         rules = dags["monitor"].get_task("system").rules
         assert words.Health.from_dict(rules) == words.Health(rss_mb=900.0)
+        keep = dags["monitor"].get_task("housekeep").keep
+        assert words.Keep.from_dict(keep) == words.Keep(usages="30d")
         approve = dags["rollout"].get_task("approve")
         assert [u["id"] for u in approve.assigned_users] == ["ann", "bob"]
         assert approve.response_timeout == timedelta(hours=36)

@@ -4,6 +4,7 @@ import os
 import tempfile
 from datetime import timedelta
 
+import psycopg
 import pytest
 from airflow.sdk import DAG, task
 
@@ -12,6 +13,7 @@ from airflow_mlops.core.refs import Recipe
 from airflow_mlops.core.training.housekeeping import CLOSED
 from airflow_mlops.operators._base import run_url
 from airflow_mlops.operators.housekeeping import ENDED, HousekeepOperator
+from airflow_mlops.policy import Keep
 from tests.operators.running import run
 
 pytestmark = [pytest.mark.airflow, pytest.mark.services]
@@ -104,7 +106,7 @@ def test_every_state_of_airflow_is_either_over_or_not(train, housekeep, open_run
     run_id = open_run()
     for state in sorted(set(states) - ENDED, key=str):
         put_into(state, *train)
-        assert housekeep().value("t") == {"runs": [], "folders": []}, state
+        assert housekeep().value("t") == {"runs": [], "folders": [], "old": []}, state
     assert status(run_id) == "RUNNING"
     for state in sorted(ENDED):
         run_id = open_run(n=state)
@@ -151,6 +153,23 @@ def test_old_folders_of_dead_processes_go(connections, housekeep, place):
     os.utime(old, (two_days_ago, two_days_ago))
     assert housekeep().value("t")["folders"] == [old.name]
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_what_was_measured_long_ago_goes(connections, services, housekeep, model, observations):
+    with psycopg.connect(services.dsn("mlops"), autocommit=True) as owner:
+        owner.execute(
+            "insert into mlops.observations (model, monitor, subject, body, recorded_at) "
+            "select %s, 'usage', day::text, '{}', now() - day * interval '1 day' "
+            "from generate_series(0, 40) day",
+            (model,),
+        )
+    keep = Keep(usages="30d").to_dict()
+    done = housekeep(keep=keep).value("t")
+    assert [(part["what"], part["rows"]) for part in done["old"]] == [("usages", 11)]
+    assert housekeep(keep=keep).value("t")["old"][0]["rows"] == 0
+    assert housekeep().value("t")["old"] == []
+    mine = [o for o in observations.read(model, "usage") if o.subject.isdecimal()]
+    assert len(mine) == 30
 
 
 def test_a_server_that_is_down_is_named_and_fails_nothing_else(

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
     UserCodeError,
 )
 from airflow_mlops.core.ledger import Entry
+from airflow_mlops.core.monitoring.citations import check_citations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.reports.markdown import plain
 from airflow_mlops.operators.candidates import PromoteModelOperator
@@ -407,6 +408,10 @@ def test_every_task_twice_leaves_one_entry_one_version_one_prediction(
     second = run(monitor, at=later)
     assert ledger.state(market.name).head == head
     assert second.value("decide") == first.value("decide")
+    entry = ledger.numbered(market.name, first.value("decide")["decision"])
+    named = {(monitor, subject) for monitor, subject, _ in entry.evidence["cited"]["findings"]}
+    assert {(o.monitor, o.subject) for o in observations.read(market.name, "drift")} <= named
+    assert check_citations(ledger, observations, market.name) == ()
     assert second.value("snapshot") == first.value("snapshot")
     assert (first.value("score")["written"], second.value("score")["written"]) == (168, 0)
     assert len(observations.served(market.name)) == 168

@@ -79,7 +79,8 @@ def advance(
         look = _looked_at(exposures, turn, begun, labels(begun), now)
         if look.status == "running":
             return look
-        ended = end(ledger, begun, look, key=key, by=turn.by)
+        cited = exposures.cited(begun)
+        ended = end(ledger, begun, look, key=key, by=turn.by, cited=cited)
     look = Look.from_dict(ended.evidence["look"])
     if look.status != "passed":
         _refuse(registry, turn, ended.reason)

@@ -66,6 +66,7 @@ class Evidence:
         these very changes already.
     :param packages: all of these changes, tried or not.
     :param labelled_until: end of the newest labelled window, ISO 8601; empty if there is none.
+    :param cited: findings that all this was read from, as an entry names them.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Evidence:
     dependencies: tuple[str, ...] = ()
     labelled_until: str = ""
     packages: tuple[str, ...] = ()
+    cited: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -139,12 +141,14 @@ def gather(
     added: Sequence[str] = (),
     dependencies: Sequence[str] = (),
     labelled_until: str = "",
+    cited: Mapping[str, Any] | None = None,
 ) -> Evidence:
     """
     Put the evidence together from the ledger and from what the monitors found.
 
     :param windows: every labelled window that the champion served.
     :param drift: flag and drifted columns of the last windows, oldest first.
+    :param cited: findings that all this was read from, as an entry names them.
     """
     tried = [e for e in state.entries if e.op == "retrain" and e.evidence.get("round", 1) == 1]
     last = tried[-1].evidence if tried else {}
@@ -171,6 +175,7 @@ def gather(
         () if list(dependencies) in seen else tuple(dependencies),
         labelled_until,
         tuple(dependencies),
+        cited or {},
     )
 
 

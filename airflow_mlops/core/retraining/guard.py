@@ -12,7 +12,9 @@ from airflow_mlops.core.entries import Entry, State
 from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.evaluation.comparison import Comparison, compare
 from airflow_mlops.core.evaluation.flips import Answered
-from airflow_mlops.core.monitoring.observations import Observations
+from airflow_mlops.core.monitoring.citations import CITED, cite
+from airflow_mlops.core.monitoring.findings import parsed
+from airflow_mlops.core.monitoring.observations import Observation, Observations
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.retraining.evidence import moment
@@ -80,7 +82,8 @@ class Guard:
             self.registry.reconcile(champion.name)
             compared = Comparison.from_dict(done.evidence["comparison"])
             return _rolled_back(done, compared)
-        windows = self._windows(state, champion)
+        seen_by = self.observations.read(champion.name, "performance", of=champion)
+        windows = self._windows(state, seen_by)
         base = float(self.registry.models.get(champion).fact(BASE_LOSS))
         found = [(rule, *decayed(rule, windows, base)) for rule in rules]
         asking = [(rule, text) for rule, asks, text in found if asks]
@@ -97,6 +100,7 @@ class Guard:
                 line = f"{champion} decayed: {text}; {previous} is not surely better: {compared}"
                 return Guarded("warn", f"{line}; retrain, or wait", comparison=compared)
             evidence = {"rule": rule.to_dict(), "comparison": compared.to_dict()}
+            evidence |= {CITED: cite(seen_by)}
             better = f"{previous} is surely better on these rows: {compared}"
             reason = f"{champion} decayed: {text}; {better}"
             key = f"{ask.key}:{state.epoch}:{last[-1].index}"
@@ -109,11 +113,10 @@ class Guard:
             return Guarded("warn", line)
         return _rolled_back(entry, compared)
 
-    def _windows(self, state: State, champion: ModelRef) -> list[ServedWindow]:
+    def _windows(self, state: State, found: Sequence[Observation]) -> list[ServedWindow]:
         """Return the labelled windows that it served since it became champion, oldest first."""
         since = _since(state)
-        found = self.observations.read(champion.name, "performance", of=champion)
-        windows = (ServedWindow.from_dict(o.body) for o in found)
+        windows = (parsed(o, ServedWindow.from_dict) for o in found)
         mine = (w for w in windows if w.metric == self.metric and w.champion)
         return sorted(
             (w for w in mine if not since or moment(w.until) > moment(since)), key=lambda w: w.index

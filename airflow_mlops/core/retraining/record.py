@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_mlops.core.ledger import Entry, Ledger, State
+from airflow_mlops.core.monitoring.citations import CITED
 from airflow_mlops.core.refs import canonical_digest
 from airflow_mlops.core.retraining.evidence import Decision, Evidence
 from airflow_mlops.policy import Retrain, Round
@@ -37,7 +38,7 @@ def record(
         "held": decision.held,
         "request": asked or None,
         "round": 1,
-    }
+    } | ({CITED: dict(evidence.cited)} if evidence.cited else {})
 
     def build(state: State) -> Entry:
         return Entry(
@@ -73,7 +74,7 @@ def next_round(
     :param further: what each round after the first changes.
     """
     number, rounds = int(decision.evidence["round"]), len(further) + 1
-    body = {**decision.evidence, "after": refused.seq}
+    body = {k: v for k, v in decision.evidence.items() if k != CITED} | {"after": refused.seq}
     if number < rounds:
         change = further[number - 1]
         op, reason = "retrain", f"round {number + 1} of {rounds} with {change}"

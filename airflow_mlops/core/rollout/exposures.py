@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.monitoring.citations import sums
 from airflow_mlops.core.monitoring.observations import Observations, copy_rows
 from airflow_mlops.core.rollout.arms import Arm, Arms
 from airflow_mlops.core.rollout.assignment import Split
@@ -19,6 +20,7 @@ from airflow_mlops.core.rollout.looks import Look, look
 from airflow_mlops.core.rollout.shadow import look_at_pairs
 from airflow_mlops.core.rollout.stages import Begun
 from airflow_mlops.core.training.own_metrics import load_loss
+from airflow_mlops.policy import Shadow
 
 if TYPE_CHECKING:
     import psycopg
@@ -186,6 +188,14 @@ class Exposures:
             crossed,
             max(times).astimezone(UTC).isoformat() if times else "",
         )
+
+    def cited(self, begun: Begun) -> dict[str, Any]:
+        """Return what a look at a stage rests on, as the entry of its end names it."""
+        names = ("model", "experiment", "champion", "candidate", "since")
+        of = {name: getattr(begun, name) for name in names}
+        shadow = isinstance(begun.stage, Shadow)
+        tables = ("exposures", "predictions" if shadow else "outcomes")
+        return {"of": of, "rows": sums(self.observations, of, dict.fromkeys(tables, ""))}
 
     def look(self, begun: Begun, *, now: datetime | None = None) -> Look:
         """

@@ -158,7 +158,15 @@ def begin(ledger: "Ledger", begun: Begun, *, key: str, by: str, outlook: str = "
     return found
 
 
-def end(ledger: "Ledger", begun: Begun, look: "Look", *, key: str, by: str) -> "Entry":
+def end(
+    ledger: "Ledger",
+    begun: Begun,
+    look: "Look",
+    *,
+    key: str,
+    by: str,
+    cited: Mapping[str, Any] | None = None,
+) -> "Entry":
     """
     Put on record how a stage ended, exactly once.
 
@@ -166,6 +174,7 @@ def end(ledger: "Ledger", begun: Begun, look: "Look", *, key: str, by: str) -> "
     :param look: what was seen; ``running`` ends nothing.
     :param key: idempotency key: the same key gets the same answer.
     :param by: a person, or the task that asks.
+    :param cited: what the look rests on, as the entry names it.
     :raises ConfigurationError: if the look does not end the stage.
     :raises ConcurrentPromotionError: if that stage does not run any more.
     """
@@ -184,7 +193,7 @@ def end(ledger: "Ledger", begun: Begun, look: "Look", *, key: str, by: str) -> "
             "experiment": begun.experiment,
             "look": look.to_dict(),
             "now": look.now,
-        }
+        } | ({"cited": dict(cited)} if cited else {})
         version, reason = begun.candidate, "; ".join(look.reasons)
         return Entry(begun.model, "stage", "", by, reason, version, state.epoch, evidence=evidence)
 
