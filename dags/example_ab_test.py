@@ -44,6 +44,7 @@ with DAG("example_ab_test", schedule=[candidate], catchup=False, tags=["example"
         task_id="promote",
         model=MODEL,
         smoke=smoke.output,
+        answer=None,
         unasked="passed its A/B test",
         policy=policy,
         trigger_rule="none_failed_min_one_success",  # the first model skips its stages

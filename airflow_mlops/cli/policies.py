@@ -33,7 +33,6 @@ RECENT = 50
 @verb
 def plan(args: Namespace) -> tuple[dict[str, Any], str]:
     """What the next tick would decide on the newest versions, with the policy of the last one."""
-    from airflow_mlops.core.monitoring.findings import bodies
     from airflow_mlops.core.retraining.decide import decide
     from airflow_mlops.core.retraining.gathering import Gathering
 
@@ -45,8 +44,8 @@ def plan(args: Namespace) -> tuple[dict[str, Any], str]:
     policy = Retrain.from_dict(last.evidence["thresholds"])
     data, labels = (_newest(store, name) for name in (args.model, f"{args.model}.labels"))
     observations = LedgerHook(conn_id("ledger")).observations()
-    contract = bodies(observations.read(args.model, "contract", last=RECENT))
-    seen = [body for body in contract if body.get("dataset") == str(data.ref)]
+    contract = observations.read(args.model, "contract", last=RECENT)
+    seen = [o.body for o in contract if o.body.get("dataset") == str(data.ref)]
     broken = seen[-1]["fatal"] if seen else ()
     metric = _metric(policy, observations.read(args.model, "performance", last=1))
     gathering = Gathering(args.model, metric, open_models(), observations)

@@ -288,7 +288,7 @@ class PromoteModelOperator(MlopsOperator):
     outlet is the asset of the champion.
 
     :param smoke: what ``SmokeTestModelOperator`` returned (templated).
-    :param answer: what ``ApproveModelOperator`` returned (templated).
+    :param answer: what ``ApproveModelOperator`` returned; ``None``: nobody is asked (templated).
     :param unasked: instead of an answer: why this Dag promotes without asking a person, such as
         ``"passed its A/B test"``. It is on record as said by the Dag.
     :param policy: as for ``SmokeTestModelOperator``: one that changed meanwhile voids the answer;
@@ -303,14 +303,14 @@ class PromoteModelOperator(MlopsOperator):
         self,
         *,
         smoke: Xcom,
-        answer: Xcom = None,
+        answer: Xcom,
         unasked: str = "",
         policy: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if (answer is None) is not bool(unasked):
-            msg = f"{self.task_id}: give answer=, or say in unasked= why no person is asked"
+            msg = f"{self.task_id}: give answer=, or None and say in unasked= why nobody is asked"
             raise ValueError(msg)
         self.smoke = smoke
         self.answer = answer

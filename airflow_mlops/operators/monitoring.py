@@ -82,7 +82,6 @@ class DetectDriftOperator(MlopsOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare each window that the snapshot wrote, and note the findings."""
         from airflow_mlops.core.monitoring.drift.reference import training_rows
-        from airflow_mlops.core.monitoring.findings import Finding
 
         ref = self.champion_of(self.ledger().standing(self.model), "to compare with")
         store = self.datasets()
@@ -91,7 +90,7 @@ class DetectDriftOperator(MlopsOperator):
         known = {
             o.subject: dict(o.body)
             for o in self.observations().read(self.model, "drift", of=ref)
-            if Finding(o)["window"] is not None
+            if o.body["window"] is not None
         }
         windows = self._to_judge(current, ref, known)
         asks = bool(windows) and self.weights == "importance"

@@ -113,11 +113,9 @@ class DecideRetrainOperator(MlopsOperator):
 
         :raises RejectedError: if the finding does not say it.
         """
-        from airflow_mlops.core.monitoring.findings import Finding
-
         seen = self.observations().read(self.model, "contract", last=RECENT)
         mine = [o for o in seen if o.subject == run_of(context)]
-        return list(Finding(mine[-1])["fatal"]) if mine else ()
+        return list(mine[-1].body["fatal"]) if mine else ()
 
     def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
         """Tell people, once; a notifier that fails is no reason to decide again."""

@@ -71,15 +71,17 @@ def test_an_answer_that_nobody_gave_promotes_nobody(alone, smoked, ledger, model
 
 def test_a_dag_that_asks_nobody_says_why_and_that_is_on_record(alone, smoked, ledger, model):
     _, smoke = smoked
-    dag = alone(PromoteModelOperator, smoke=smoke, unasked="passed its test")
+    dag = alone(PromoteModelOperator, smoke=smoke, answer=None, unasked="passed its test")
     run(dag)
     entry = ledger.state(model).last("promote")
     assert (entry.by, entry.reason) == (dag.dag_id, "passed its test")
 
 
-@pytest.mark.parametrize("given", [{}, {"answer": {"choice": "promote"}, "unasked": "why"}])
+@pytest.mark.parametrize(
+    "given", [{"answer": None}, {"answer": {"choice": "promote"}, "unasked": "why"}]
+)
 def test_who_promotes_has_an_answer_or_says_why_not(given):
-    with pytest.raises(ValueError, match="t: give answer=, or say in unasked="):
+    with pytest.raises(ValueError, match="t: give answer=, or None and say in unasked="):
         PromoteModelOperator(task_id="t", model="m", smoke={}, **given)
 
 

@@ -36,7 +36,7 @@ _BATCH = 500
 
 def digest_of(body: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of what a finding says."""
-    return canonical_digest(dict(body))[:16]
+    return canonical_digest(dict(body) if isinstance(body, dict) else {})[:16]
 
 
 def cite(findings: Iterable[Observation], since: str = "") -> dict[str, Any]:

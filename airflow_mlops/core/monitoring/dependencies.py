@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.errors import UserCodeError
+from airflow_mlops.core.monitoring.findings import parsed
 from airflow_mlops.core.monitoring.observations import Observation, Observations
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.agreement import check_answers
@@ -222,7 +223,7 @@ def _known(seen: Iterable[Observation], here: Environment) -> DependencyReport |
     for found in seen:
         same = found.body["answers"]["verdict"] == "same"
         if same and found.body["environment"] == here.id:
-            return DependencyReport.from_dict(found.body)
+            return parsed(found, DependencyReport.from_dict)
     return None
 
 

@@ -19,6 +19,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, Literal, Self
 
+from airflow_mlops.core.monitoring.findings import parsed
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.monitoring.resources import Usage
 from airflow_mlops.policy import Health, duration
@@ -99,7 +100,7 @@ def judge_usages(
         )
         findings.append(HealthFinding("usage", "warn", line))
     for one in found:
-        body, usage = one.body, Usage.from_dict(one.body)
+        body, usage = one.body, parsed(one, Usage.from_dict)
         key = (body["dag_id"], body["task_id"])
         if not since or _after(one.recorded_at, since):
             name = f"{'.'.join(key)} (try {body['try']} of {body['run_id']})"

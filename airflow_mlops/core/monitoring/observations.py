@@ -12,25 +12,54 @@ import pyarrow as pa
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from airflow_mlops.core.errors import ConfigurationError
+from airflow_mlops.core.errors import ConfigurationError, RejectedError
 from airflow_mlops.core.ledger import no_answer
 from airflow_mlops.core.refs import ModelRef
 
 
-@dataclass(frozen=True, slots=True)
+class Finding(dict[str, Any]):
+    """
+    The body of a finding; asked for what it does not have, it says whose it is.
+
+    :param of: monitor and subject, in words.
+    """
+
+    def __init__(self, body: Any, of: str = "a monitor") -> None:
+        super().__init__(body if isinstance(body, dict) else {})
+        self._of = of
+
+    def __missing__(self, name: str) -> Any:
+        """
+        Name the finding.
+
+        :raises RejectedError: always.
+        """
+        has = ", ".join(map(repr, sorted(self))) or "nothing"
+        msg = (
+            f"the finding of {self._of} does not say {name!r}, it has {has}: another tool or "
+            "another release wrote it; let the monitor look again, or remove the finding"
+        )
+        raise RejectedError(msg)
+
+
+@dataclass(frozen=True)
 class Observation:
     """
     One thing that a monitor measured.
 
     :param monitor: ``contract``, ``drift``, ``performance`` and so on.
     :param subject: what it was measured on, such as a dataset version.
-    :param body: the finding; plain JSON types.
+    :param body: the finding; plain JSON types, whatever another tool wrote.
     """
 
     monitor: str
     subject: str
     body: Mapping[str, Any]
     recorded_at: str
+
+    def __post_init__(self) -> None:
+        of = f"monitor {self.monitor!r} on {self.subject!r}"
+        object.__setattr__(self, "body", Finding(self.body, of))
 
 
 @dataclass(frozen=True, slots=True)

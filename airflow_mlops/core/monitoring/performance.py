@@ -27,6 +27,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.metrics import BLOCKS, estimates
 from airflow_mlops.core.monitoring.challenger import ROWS, Own, challenge
+from airflow_mlops.core.monitoring.findings import parsed
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.monitoring.served import Measured, ServedWindow, Waiting, blocks
 from airflow_mlops.core.monitoring.slices import Part, judge_slices
@@ -124,9 +125,9 @@ class PerformanceMonitor:
         """Return what is on record, by window."""
         read = self.observations.read
         windows = (
-            ServedWindow.from_dict(o.body) for o in read(champion.name, MONITOR, of=champion)
+            parsed(o, ServedWindow.from_dict) for o in read(champion.name, MONITOR, of=champion)
         )
-        guesses = (Guess.from_dict(o.body) for o in read(champion.name, ESTIMATE, of=champion))
+        guesses = (parsed(o, Guess.from_dict) for o in read(champion.name, ESTIMATE, of=champion))
         return (
             {w.index: w for w in windows if w.metric == self.metric},
             {g.index: g for g in guesses if g.metric == self.metric},

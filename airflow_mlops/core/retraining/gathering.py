@@ -9,7 +9,7 @@ from airflow_mlops.core.data.tables import Table
 from airflow_mlops.core.ledger import DECISIONS, State
 from airflow_mlops.core.monitoring.citations import cite
 from airflow_mlops.core.monitoring.dependencies import DependencyReport
-from airflow_mlops.core.monitoring.findings import bodies, parsed
+from airflow_mlops.core.monitoring.findings import parsed
 from airflow_mlops.core.monitoring.observations import Observation, Observations
 from airflow_mlops.core.monitoring.served import ServedWindow
 from airflow_mlops.core.refs import ModelRef
@@ -107,7 +107,7 @@ class Gathering:
 def _drift(found: Sequence[Observation]) -> list[tuple[bool | None, tuple[str, ...]]]:
     by_window = {
         body["window"]: (bool(body.get("dataset", body["drifted"])), tuple(body["drifted"]))
-        for body in bodies(found)
+        for body in (o.body for o in found)
         if body["window"] is not None
     }
     return [by_window[index] for index in sorted(by_window)]

@@ -3,7 +3,7 @@
 import pytest
 
 from airflow_mlops.core.errors import RejectedError
-from airflow_mlops.core.monitoring.findings import Finding, bodies, parsed
+from airflow_mlops.core.monitoring.findings import parsed
 from airflow_mlops.core.monitoring.observations import Observation
 from airflow_mlops.core.monitoring.served import ServedWindow
 
@@ -13,7 +13,7 @@ def observation(body):
 
 
 def test_a_finding_that_lacks_a_part_says_whose_it_is():
-    (found,) = bodies([observation({"status": "broken"})])
+    found = observation({"status": "broken"}).body
     assert found["status"] == "broken"
     assert found.get("fatal") is None
     with pytest.raises(RejectedError, match=r"monitor 'contract' on 'run/1' does not say 'fatal'"):
@@ -23,7 +23,7 @@ def test_a_finding_that_lacks_a_part_says_whose_it_is():
 @pytest.mark.parametrize("body", [None, [], "text", 7])
 def test_a_finding_that_is_no_mapping_has_nothing(body):
     with pytest.raises(RejectedError, match="it has nothing"):
-        Finding(observation(body))["line"]
+        observation(body).body["line"]
 
 
 @pytest.mark.parametrize("body", [{}, {"champion": 1, "probe": 2}, [], None])
