@@ -171,7 +171,10 @@ class SmokeTestModelOperator(MlopsOperator):
             found = predictions(model, rows.to_pandas(), ref)
             self._refuse_changed(ref, check_answers(store, model))
             before = None if state.champion is None else ModelRef(self.model, state.champion)
-            contract = list(contract_against(self.models(), before, model.about))
+            named, contract = (
+                list(contract_against(self.models(), before, model.about, named=shown))
+                for shown in (True, False)
+            )
             train = CodeArchive.open(model.folder / "train", f"train:{model.about['fit']}")
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
         self.log.info("%s answers %d rows of %s", ref, len(found), newest)
@@ -183,7 +186,7 @@ class SmokeTestModelOperator(MlopsOperator):
             "bound": Bound.of(proposal, self.policy or {}).to_dict(),
             "accepts": _changeable(train.accepts),
             "card": candidate_card(
-                ref, state.champion, proposal.evidence, hook.model_url(ref), contract=contract
+                ref, state.champion, proposal.evidence, hook.model_url(ref), contract=named
             ),
         }
         self.hand_over(context, "smoke", about_proposal(tried), tried, version=ref.version)

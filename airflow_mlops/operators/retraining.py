@@ -109,7 +109,7 @@ class DecideRetrainOperator(MlopsOperator):
 
     def _broken(self, context: Context) -> Sequence[str]:
         """
-        Return what stops the rows of this run, if its contract was looked at.
+        Return what stops the rows of this run, if its contract was looked at; it names none.
 
         :raises RejectedError: if the finding does not say it.
         """
@@ -117,7 +117,7 @@ class DecideRetrainOperator(MlopsOperator):
 
         seen = self.observations().read(self.model, "contract", last=RECENT)
         mine = [o for o in seen if o.subject == run_of(context)]
-        return list(Finding(mine[-1])["fatal"]) if mine else ()
+        return list(Finding(mine[-1])["plain"]["fatal"]) if mine else ()
 
     def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
         """Tell people, once; a notifier that fails is no reason to decide again."""
