@@ -9,9 +9,9 @@ from airflow.sdk.definitions.asset import Model
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.candidates import (
     PromoteModelOperator,
-    ReportFlipsOperator,
     SmokeTestModelOperator,
 )
+from airflow_mlops.operators.flips import ReportFlipsOperator
 
 MODEL = "example_electricity"
 STANDARD = {"quorum": 2, "reviewed": "card, flips"}  # changed while people think: no yes counts

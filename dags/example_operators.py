@@ -7,7 +7,6 @@ from airflow.sdk.definitions.asset import Asset, Model
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.candidates import (
     PromoteModelOperator,
-    ReportFlipsOperator,
     SmokeTestModelOperator,
     SubmitCandidateOperator,
 )
@@ -23,6 +22,7 @@ from airflow_mlops.operators.evaluation import (
     JudgeCandidateOperator,
     RetryRoundOperator,
 )
+from airflow_mlops.operators.flips import ReportFlipsOperator
 from airflow_mlops.operators.health import CheckHealthOperator
 from airflow_mlops.operators.housekeeping import HousekeepOperator
 from airflow_mlops.operators.monitoring import DetectDriftOperator, MeasurePerformanceOperator

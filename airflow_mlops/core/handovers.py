@@ -20,6 +20,9 @@ from airflow_mlops.core.refs import canonical_json
 LONGEST = 600
 """Letters up to which the value of a field is on record itself; of a longer one, its digest is."""
 
+SHOWN = ("card", "line", "text")
+"""Fields that people read: they may show rows, and the ledger is for ever, so it has a digest."""
+
 _RACES = 10
 
 
@@ -88,13 +91,14 @@ def check(ledger: Ledger, model: str, step: str, about: str, value: Mapping[str,
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is on record of a value: short fields as they are, of long ones the digest."""
-    return {name: _sealed(part) for name, part in value.items()}
+    """Return what is on record of a value: short fields as they are, of others the digest."""
+    return {name: _sealed(name, part) for name, part in value.items()}
 
 
-def _sealed(part: Any) -> Any:
+def _sealed(name: str, part: Any) -> Any:
     text = json.dumps(part, sort_keys=True, separators=(",", ":"))
     plain = len(text) <= LONGEST and not any(word in text for word in ("NaN", "Infinity"))
+    plain = plain and name not in SHOWN
     return json.loads(text) if plain else f"sha256:{sha256(text.encode()).hexdigest()}"
 
 

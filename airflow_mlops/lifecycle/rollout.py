@@ -9,10 +9,10 @@ from airflow_mlops.lifecycle.frame import connections, new_dag
 from airflow_mlops.operators.approval import ApproveModelOperator
 from airflow_mlops.operators.candidates import (
     PromoteModelOperator,
-    ReportFlipsOperator,
     SmokeTestModelOperator,
 )
 from airflow_mlops.operators.deployment import RollbackModelOperator
+from airflow_mlops.operators.flips import ReportFlipsOperator
 from airflow_mlops.policy import Full
 from airflow_mlops.sensors.rollout import RolloutStageSensor
 

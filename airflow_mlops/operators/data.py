@@ -187,7 +187,8 @@ class CheckContractOperator(MlopsOperator):
     """
     Check the new rows against what the champion was trained on.
 
-    Returns the report, which is on record also when the task fails. Rows that break the contract
+    Returns the report, which is on record also when the task fails; only there it names rows and
+    values, for ``forget`` cannot take them out of an XCom. Rows that break the contract
     are set aside by scoring. Without a champion there is nothing to check against, and the report
     says so.
 
@@ -233,18 +234,23 @@ class CheckContractOperator(MlopsOperator):
             return {"status": "ok", "line": line, "breaks": [], "fatal": [], "dataset": str(ref)}
         breaks = self._breaks(ref, ModelRef(self.model, champion))
         stops = failing(breaks, self.fail_on, self.fail_kinds)
-        fatal = [str(b) for b in breaks if b.kind in SCHEMA or b in stops]
-        status = "broken" if fatal else "warn" if breaks else "ok"
+        stopping = [b for b in breaks if b.kind in SCHEMA or b in stops]
+        status = "broken" if stopping else "warn" if breaks else "ok"
         who = f"the contract of {self.model}@{champion} on {ref}"
         line = f"{who}: {'; '.join(map(str, breaks)) or 'holds'}"
-        finding = {
-            "status": status,
+        finding = {"status": status, "dataset": str(ref)}
+        plain = {
+            "line": f"{who}: {'; '.join(b.counted for b in breaks) or 'holds'}",
+            "breaks": [b.counted for b in breaks],
+            "fatal": [b.counted for b in stopping],
+        }
+        named = {
             "line": line,
             "breaks": [str(b) for b in breaks],
-            "fatal": fatal,
-            "dataset": str(ref),
+            "fatal": list(map(str, stopping)),
         }
-        self.observations().record(self.model, "contract", run_of(context), finding)
+        kept = {**finding, **named, "plain": plain}
+        self.observations().record(self.model, "contract", run_of(context), kept)
         self.log.info("%s", line)
         if stops:
             self.skip_tasks(self.skip)
@@ -253,7 +259,7 @@ class CheckContractOperator(MlopsOperator):
                 f"delivery, and the next run reads it anew; or train a model that knows such rows"
             )
             raise ContractBrokenError(msg)
-        return finding
+        return finding | plain
 
     def _breaks(self, ref: DatasetRef, champion: ModelRef) -> "tuple[Break, ...]":
         """Compare the schema; and the rows, if they can be."""

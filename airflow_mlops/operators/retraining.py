@@ -109,13 +109,13 @@ class DecideRetrainOperator(MlopsOperator):
 
     def _broken(self, context: Context) -> Sequence[str]:
         """
-        Return what stops the rows of this run, if its contract was looked at.
+        Return what stops the rows of this run, if its contract was looked at; it names none.
 
         :raises RejectedError: if the finding does not say it.
         """
         seen = self.observations().read(self.model, "contract", last=RECENT)
         mine = [o for o in seen if o.subject == run_of(context)]
-        return list(mine[-1].body["fatal"]) if mine else ()
+        return list(mine[-1].body["plain"]["fatal"]) if mine else ()
 
     def _tell(self, context: Context, state: "State", entry: "Entry") -> None:
         """Tell people, once; a notifier that fails is no reason to decide again."""

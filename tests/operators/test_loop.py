@@ -181,9 +181,13 @@ def test_a_contract_that_stops_scoring_stops_neither_drift_nor_the_decision(
     ]
     finding = observations.read(market.name, "contract", last=1)[0].body
     assert (finding["status"], len(finding["fatal"])) == ("broken", 1)
+    assert finding["fatal"][0].endswith("found 'z' in 1 rows, such as 900")
+    assert finding["plain"]["fatal"] == ["column 'kind' new category in 1 rows"]
     decision = ledger.state(market.name).entries[-1]
     assert (decision.op, decision.evidence["trigger"]) == ("ask", "contract")
-    assert "found 'z' in 1 rows" in decision.reason
+    assert "column 'kind' new category in 1 rows" in decision.reason
+    assert "900" not in decision.reason
+    assert "'z'" not in decision.reason
 
     market.execute("update {} set kind = 'a' where id = 900")
     assert run(monitor, at=NOON.replace(day=3)).state == "success"

@@ -1,7 +1,7 @@
 """What a source has that a dataset has not: late rows that stay unread, and rows ahead of now."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,14 +53,15 @@ class Arrears:
                 f"behind the newest row; lateness={self.lateness!r} lets them in"
             )
         if self.ahead:
+            some = f", up to {self.until}, such as {', '.join(self.early)}" if self.early else ""
             parts.append(
-                f"{self.ahead:,} rows are ahead of now, up to {self.until}, such as "
-                f"{', '.join(self.early)}: they wait until their time has come"
+                f"{self.ahead:,} rows are ahead of now{some}: they wait until their time has come"
             )
         return f"{self.dataset}: {'; '.join(parts) or 'nothing is unread'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a finding; plain JSON types."""
+        """Return a finding; plain JSON types. What names rows can be replaced by ``plain``."""
+        unnamed = replace(self, late=(), early=(), until="")
         return {
             "status": "warn" if self.unread or self.ahead else "ok",
             "line": self.line,
@@ -72,6 +73,7 @@ class Arrears:
             "ahead": self.ahead,
             "early": list(self.early),
             "until": self.until,
+            "plain": {"line": unnamed.line, "late": [], "early": [], "until": ""},
         }
 
 

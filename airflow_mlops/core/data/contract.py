@@ -64,6 +64,13 @@ class Break:
             text += f" in {self.count} rows, such as {', '.join(self.examples)}"
         return text
 
+    @property
+    def counted(self) -> str:
+        """The same without a key or a value of a row, for what is kept for ever."""
+        return (
+            f"column {self.column!r} {self.kind} in {self.count} rows" if self.count else str(self)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnContract:
@@ -202,17 +209,21 @@ def failing(breaks: Sequence[Break], fail_on: str, also: Collection[str] = ()) -
     return tuple(b for b in breaks if b.kind in kinds or b.kind in also)
 
 
-def contract_changes(before: Contract, now: Contract) -> tuple[str, ...]:
-    """Say in words how a contract differs from another; ranges move with every training."""
+def contract_changes(before: Contract, now: Contract, *, named: bool = True) -> tuple[str, ...]:
+    """
+    Say in words how a contract differs from another; ranges move with every training.
+
+    :param named: whether values are named; else they are counted, for what is kept for ever.
+    """
     old, new = ({c.name: c for c in part.columns} for part in (before, now))
     said = [f"column {n!r} ({c.type}) is new" for n, c in new.items() if n not in old]
     said += [f"column {n!r} ({c.type}) is gone" for n, c in old.items() if n not in new]
     for name in old.keys() & new.keys():
-        said += [f"column {name!r} {what}" for what in _changes(old[name], new[name])]
+        said += [f"column {name!r} {what}" for what in _changes(old[name], new[name], named)]
     return tuple(sorted(said))
 
 
-def _changes(before: ColumnContract, now: ColumnContract) -> Iterator[str]:
+def _changes(before: ColumnContract, now: ColumnContract, named: bool) -> Iterator[str]:
     if before.type != now.type:
         yield f"is {now.type}, was {before.type}"
     if before.nullable != now.nullable:
@@ -221,7 +232,8 @@ def _changes(before: ColumnContract, now: ColumnContract) -> Iterator[str]:
         old, new = set(before.categories), set(now.categories)
         for word, names in (("has the new values", new - old), ("lost the values", old - new)):
             if names:
-                yield f"{word} {', '.join(map(repr, sorted(names)[:EXAMPLES]))}"
+                some = ", ".join(map(repr, sorted(names)[:EXAMPLES]))
+                yield f"{word} {some}" if named else f"{word}: {len(names)}"
 
 
 def _types(expected: Contract | pa.Schema) -> dict[str, str]:

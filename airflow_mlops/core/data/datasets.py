@@ -151,13 +151,13 @@ class DatasetStore:
         """
         found = self.open_anyway(ref)
         # Asked after the sidecar was read: one of a call that has begun is never handed out.
-        self.log.refuse_under_way(found.delta)
-        if found.lenient:
-            again = self.open_anyway(ref)
-            if again.lenient:
-                raise RejectedError(again.differs())
-            return again
-        return found
+        refuse = partial(self.log.refuse_under_way, found.delta)
+        refuse()
+        if found.lenient:  # that call has ended meanwhile
+            found = self.open_anyway(ref)
+            if found.lenient:
+                raise RejectedError(found.differs())
+        return replace(found, refuse_under_way=refuse)
 
     def open_anyway(self, ref: DatasetRef) -> "Table":
         """
@@ -168,15 +168,15 @@ class DatasetStore:
         :raises RejectedError: if its files do not hold as many rows as are on record.
         :raises UnavailableError: if the store does not answer.
         """
-        table, sidecar = self._find(ref)
-        removal = removal_of(self.log, table, ref)
-        found = Table(
-            ref, schema_of(table), sidecar, table, partial(self.log.read_file, table), removal
-        )
-        if removal or not found.differs():
-            return found
-        if self.log.list_files(table, UNDER_WAY):  # sidecars are corrected before the files are
-            return replace(found, lenient=True)
+        for _ in range(2):  # a call may forget rows between the log and the sidecar, and be done
+            table, sidecar = self._find(ref)
+            removal = removal_of(self.log, table, ref)
+            read = partial(self.log.read_file, table)
+            found = Table(ref, schema_of(table), sidecar, table, read, removal)
+            if removal or not found.differs():
+                return found
+            if self.log.list_files(table, UNDER_WAY):  # sidecars are corrected before the files are
+                return replace(found, lenient=True)
         raise RejectedError(found.differs())
 
     def _find(self, ref: DatasetRef) -> "tuple[DeltaTable, Sidecar]":

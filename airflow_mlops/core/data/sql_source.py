@@ -301,7 +301,11 @@ def _session(source: SqlSource, *, empty: bool = False) -> Iterator[_Session]:
         connection.execute("set enable_external_access = false")
         connection.execute("set python_enable_replacements = false")
         session.show()
-        yield session
+        try:
+            yield session
+        finally:  # whatever went wrong, if rows were forgotten meanwhile, that is why
+            for table in source.inputs.values():
+                table.refuse_forgotten()
 
 
 def _cast(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,7 @@
 """One version of a dataset, and the rows of it that lie between two times."""
 
 import contextlib
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Table:
     :param removed: when and why its rows were removed; empty: they are there. What is stored about
         them, such as profiles, stays.
     :param lenient: whether rows may differ from what is on record: some are being forgotten.
+    :param refuse_under_way: refuses while rows are being forgotten; ``None``: for whoever forgets.
     """
 
     ref: DatasetRef
@@ -57,6 +59,7 @@ class Table:
     read_file: Callable[[str], bytes] = field(repr=False)
     removed: str = ""
     lenient: bool = field(default=False, repr=False)
+    refuse_under_way: Callable[[], None] | None = field(default=None, repr=False)
 
     @property
     def time(self) -> str:
@@ -139,6 +142,29 @@ class Table:
             "`airflow mlops restore` a version that is whole"
         )
 
+    def refuse_forgotten(self) -> None:
+        """
+        Refuse what was just read if rows were forgotten since this version was opened.
+
+        A note is written first, then what is on record is corrected, then the files: if there is no
+        note, and the record is as it was, so was what was read.
+
+        :raises UnavailableError: if rows are being forgotten, or were.
+        """
+        if self.refuse_under_way is None:
+            return
+        self.refuse_under_way()
+        path = self.sidecar.path
+        data = self.read_file(path)
+        with stored(f"{path} of {self.ref}"):
+            marks = tuple(json.loads(data).get("forgotten", ()))
+        if marks != self.sidecar.forgotten:
+            msg = (
+                f"rows of {self.ref} were forgotten on request since it was opened, so what was "
+                "read of it may be of before or after: open it again"
+            )
+            raise UnavailableError(msg)
+
     def verify(self) -> None:
         """
         Read all rows, and compare them with the digest of the commit.
@@ -190,7 +216,8 @@ class Slice:
     """
     Rows of one dataset version between two times.
 
-    Rows honour the edges; windows and profiles are those that lie wholly inside.
+    Rows honour the edges; windows and profiles are those that lie wholly inside. Whatever is read
+    raises UnavailableError if rows are being forgotten, or were since the version was opened.
     """
 
     table: Table
@@ -201,7 +228,9 @@ class Slice:
     def rows(self) -> int:
         """Number of rows; reads the time column."""
         with self._reading():
-            return int(self.table.dataset().count_rows(filter=self._filter()))
+            found = int(self.table.dataset().count_rows(filter=self._filter()))
+        self.table.refuse_forgotten()
+        return found
 
     def batches(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """
@@ -230,6 +259,7 @@ class Slice:
 
         :raises RejectedError: if rows are missing, or too many.
         """
+        self.table.refuse_forgotten()
         first, last = self._span(inside=False)
         most = sum(w.rows for w in self.table.windows()[first:last])
         least = sum(w.rows for w in self.windows())
@@ -281,6 +311,9 @@ class Slice:
         """
         Return the rows as a relation: SQL reads the columns and row groups it needs.
 
+        What it reads is not compared with what is on record, unlike that of the other ways: ask
+        :meth:`Table.refuse_forgotten` in the end.
+
         :param connection: the relation lives as long as this connection.
         :raises DatasetNotFoundError: if the rows were removed.
         """
@@ -314,6 +347,7 @@ class Slice:
             owners.setdefault(w.owner, []).append(w.index)
         for owner, indices in owners.items():
             data = self.table.read_file(owner)
+            self.table.refuse_forgotten()
             with stored(f"{owner} of {self.table.ref}"):
                 found |= profiles.from_bytes(data, indices)
                 found[indices[0]], found[indices[-1]]
@@ -334,6 +368,7 @@ class Slice:
         try:
             yield
         except (pa.ArrowInvalid, OSError) as error:
+            self.table.refuse_forgotten()
             msg = (
                 f"rows of {self.table.ref} cannot be read back: {plain(error)}; bring the file "
                 "back from a backup, or `airflow mlops restore` a version that is whole"

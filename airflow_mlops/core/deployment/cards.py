@@ -127,7 +127,7 @@ def data_card(table: "Table") -> str:
             *markdown_table(
                 ("column", "type", "missing", "range or values"),
                 (
-                    (name, types[name], *_content(profile, name))
+                    (name, types[name], *_content(profile, name, key=table.key))
                     for name in table.schema.names
                     if name in profile.columns
                 ),
@@ -205,10 +205,12 @@ def _range(column: dict[str, Any]) -> str:
     return f"{column['minimum']:g} to {column['maximum']:g}"
 
 
-def _content(profile: Profile, name: str) -> tuple[str, str]:
-    """Return share missing, and range or most frequent values, of one column."""
+def _content(profile: Profile, name: str, *, key: str) -> tuple[str, str]:
+    """Return share missing, and range or most frequent values, of one column; no key is named."""
     found = profile.columns[name]
     missing = f"{found.missing / found.rows:.1%}" if found.rows else "no rows"
+    if name == key:
+        return missing, "names a row"
     if isinstance(found, NumericProfile):
         if found.times or found.low > found.high:
             return missing, "times" if found.times else "no value"

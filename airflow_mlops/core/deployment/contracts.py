@@ -10,7 +10,7 @@ from airflow_mlops.core.training.models import ModelStore
 
 
 def contract_against(
-    models: ModelStore, champion: ModelRef | None, about: Mapping[str, Any]
+    models: ModelStore, champion: ModelRef | None, about: Mapping[str, Any], *, named: bool = True
 ) -> tuple[str, ...]:
     """
     Name the changes of the contract, such as a column that was adopted; nothing without a champion.
@@ -18,6 +18,7 @@ def contract_against(
     A champion whose files are gone can still be replaced: then that is what is said.
 
     :param about: facts that travel with the candidate.
+    :param named: whether values are named; else they are counted.
     """
     if champion is None:
         return ()
@@ -25,4 +26,4 @@ def contract_against(
         before = Contract.from_dict(models.about(champion)["contract"])
     except (ModelNotFoundError, ModelChangedError, ModelLostError) as error:
         return (f"the contract of {champion} cannot be read: {error}",)
-    return contract_changes(before, Contract.from_dict(about["contract"]))
+    return contract_changes(before, Contract.from_dict(about["contract"]), named=named)

@@ -122,7 +122,7 @@ def score_rows(
     )
     facts = {"dataset": dataset, "run": batch.run}
     written = observations.write_predictions(model, out, **facts, shadow=shadow)
-    reason = "; ".join(map(str, breaks))
+    reason = "; ".join(one.counted for one in breaks)  # names no other row
     bad = _quarantined(table.filter(pa.compute.invert(good)), batch.time, key, reason)
     if aside:
         observations.quarantine(model.name, dataset, bad, run=batch.run)

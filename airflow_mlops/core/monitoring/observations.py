@@ -274,6 +274,8 @@ class Observations:
         """
         Delete what was predicted for, set aside of, or shown to these keys or entities.
 
+        What findings show of rows goes too, of everybody: a value among it may be theirs.
+
         :return: number of rows that were deleted.
         """
         known = list(keys)
@@ -292,7 +294,9 @@ class Observations:
                 ).rowcount
                 for table, values in parts.items()
             )
-            return len(shown) + sum(gone)
+            number = len(shown) + sum(gone)
+            connection.execute("select mlops.forget_examples(%s)", (model,))
+            return number
 
     @contextlib.contextmanager
     def connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:

@@ -7,13 +7,13 @@ surrounds it is another: a package, the processor, or something that no archive 
 
 import math
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.data.datasets import DatasetStore
+from airflow_mlops.core.data.selection import Selection
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
     NotEnoughDataError,
@@ -81,18 +81,18 @@ def check_answers(datasets: DatasetStore, model: Any) -> tuple[ServingCheck, ...
 def _asked(datasets: DatasetStore, about: Any) -> _Asked:
     """Read the rows whose features and answers were written down."""
     then, recipe = about["answers"], about["recipe"]
-    table = datasets.open(DatasetRef.parse(recipe["data"]))
-    span = (datetime.fromisoformat(t) for t in (then["since"], recipe["until"]))
-    rows = table.between(*span).to_arrow()
-    places = {str(key): place for place, key in enumerate(rows[table.key].to_pylist())}
-    lost = [key for key in then["keys"] if key not in places]
+    facts = {part: recipe[part] for part in ("data", "labels", "label", "until")}
+    found = Selection(**facts, since=then["since"]).read(datasets)
+    answered = len(then["predictions"])
+    lost = then.get("rows", answered) - len(found)  # a release before wrote no number
     if lost:
-        msg = f"{len(lost)} of its rows are gone from {recipe['data']}"
+        msg = f"{lost} of its rows are gone from {recipe['data']}"
         raise NotEnoughDataError(msg)
+    table = datasets.open(DatasetRef.parse(recipe["data"]))
     changed = ""
     if table.digest != recipe["data_digest"]:
         changed = f"{recipe['data']} holds other rows than it was trained on ({table.digest})"
-    return _Asked(rows.take([places[key] for key in then["keys"]]), changed)
+    return _Asked(found.rows.slice(len(found) - answered), changed)
 
 
 def _features(model: Any, asked: _Asked) -> ServingCheck:

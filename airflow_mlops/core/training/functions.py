@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from airflow_mlops.core.data.features import CodeArchive
@@ -51,8 +52,9 @@ class Fitted:
     What one run of a recipe computed.
 
     :param steps: digest of what each step made, in their order.
-    :param answers: keys, predictions and the features' fingerprint of the newest training rows, and
-        the time of the first.
+    :param answers: predictions and the features' fingerprint of the newest training rows, the time
+        of the first, and how many rows there are from then on; not their keys: a model that is
+        signed keeps what is in it for ever.
     """
 
     estimator: Any
@@ -166,13 +168,13 @@ class Functions:
         newest = features.tail(ANSWERS)
         answers = np.asarray(self.answers(estimator, newest), dtype=np.float64)
         asked = rows.slice(len(rows) - len(newest))
-        keys, since = asked.rows[rows.key].to_pylist(), asked.rows[rows.time][0].as_py()
+        since = asked.rows[rows.time][0]
         return Fitted(
             estimator,
             {"rows": rows.digest, "features": frame_digest(features)},
             {
-                "since": since.isoformat(),
-                "keys": [str(k) for k in keys],
+                "since": since.as_py().isoformat(),
+                "rows": pc.sum(pc.greater_equal(rows.rows[rows.time], since)).as_py(),
                 "predictions": answers.tolist(),
                 # built alone, as whoever asks again will build them
                 "features": Fingerprint.of(self._built(asked)).to_dict(),

@@ -177,14 +177,61 @@ def test_who_reads_meanwhile_sees_rows_and_digest_that_belong_together(store, mo
             refused.append(count)
         whole(self, *values)
 
-    before = store.open(DatasetRef("d", 3))
     monkeypatch.setattr(log, "write_file", watched)
     forget(store, "d", KEYS)
     assert refused == [write]
-    with pytest.raises(RejectedError, match="are on record"):
-        before.between().to_arrow()
     for version in range(1, 5):
         store.open(DatasetRef("d", version)).verify()
+
+
+ROWS = {
+    "to_arrow": lambda part: part.to_arrow(),
+    "batches": lambda part: part.batches().read_all(),
+    "rows": lambda part: part.rows,
+    "profile": lambda part: part.profile(),
+    "verify": lambda part: part.table.verify(),
+}
+
+
+@pytest.mark.parametrize("read", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("write", [3, 9, 15])
+def test_who_opened_it_before_is_told_to_open_it_again(store, monkeypatch, read, write):
+    """Also of a part in which the number of rows is no proof: it begins within a window."""
+    log, count = type(store.log), 0
+    whole, told = log.write_file, []
+    opened = store.open(DatasetRef("d", 3))
+    parts = opened.between(), opened.between(MONDAY + timedelta(hours=99))
+
+    def watched(self, *values):
+        nonlocal count
+        count += 1
+        if count == write:
+            for part in parts:
+                with pytest.raises(UnavailableError, match="rows are forgotten since"):
+                    read(part)
+                told.append(part)
+        whole(self, *values)
+
+    monkeypatch.setattr(log, "write_file", watched)
+    forget(store, "d", KEYS)
+    assert len(told) == 2
+    for part in parts:
+        with pytest.raises(UnavailableError, match=r"were forgotten on request .* open it again"):
+            read(part)
+    read(store.open(DatasetRef("d", 3)).between())
+
+
+def test_a_call_that_ends_between_log_and_sidecar_blames_nobody(store, monkeypatch):
+    log = type(store.log)
+    whole = log.newest
+
+    def late(self, table):
+        monkeypatch.setattr(log, "newest", whole)
+        forget(store, "d", KEYS)
+        return whole(self, table)
+
+    monkeypatch.setattr(log, "newest", late)
+    store.open(DatasetRef("d", 3)).verify()
 
 
 def test_an_append_that_began_before_reads_again_and_is_refused_until_it_is_done(

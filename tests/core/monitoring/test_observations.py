@@ -244,6 +244,45 @@ def test_what_is_deleted_leaves_its_trace_without_its_keys(services, observation
     }  # fmt: skip
 
 
+SHOWN = {
+    "status": "broken",
+    "line": "x is 918273645, such as 77",
+    "fatal": ["x is 918273645, such as 77"],
+    "plain": {"line": "x is wrong", "fatal": ["x is wrong"], "status": "ok", "more": 1},
+}
+
+
+@services
+def test_what_findings_show_of_rows_is_forgotten_also_in_those_written_over(
+    services, observations, model
+):
+    """Their time and their status stay, and that it was done is on record."""
+    observations.record(model, "contract", "a", SHOWN)
+    observations.record(model, "contract", "a", {**SHOWN, "status": "warn"})
+    observations.record(model, "late", "a", {"status": "warn", "line": "such as 77"})  # before 0008
+    observations.record(model, "drift", "a", {"status": "ok", "line": "nothing"})
+    before = {
+        o.monitor: o for m in ("contract", "late", "drift") for o in observations.read(model, m)
+    }
+    observations.forget(model, ["77"])
+    (now,) = observations.read(model, "contract")
+    said = {"line": "x is wrong", "fatal": ["x is wrong"], "examples": "(forgotten)"}
+    assert now.body == {**said, "status": "warn"}
+    assert now.recorded_at == before["contract"].recorded_at
+    assert observations.read(model, "late")[0].body["line"] == "(forgotten)"
+    assert observations.read(model, "drift")[0] == before["drift"]
+    asked = (
+        "select to_jsonb(r) from mlops.rewritten r where model = %s",
+        "select what, rows, deleted_by from mlops.deleted where model = %s",
+    )
+    with psycopg.connect(services.dsn("mlops")) as connection:
+        kept, gone = (connection.execute(one, (model,)).fetchall() for one in asked)
+    assert [row["body"] for (row,) in kept] == [{**said, "status": "broken"}]
+    assert gone == [("examples", 3, "mlops_task")]
+    observations.forget(model, ["77"])
+    assert observations.read(model, "contract") == (now,)
+
+
 @services
 @pytest.mark.parametrize(
     "statement",
@@ -273,6 +312,8 @@ def test_what_is_deleted_leaves_its_trace_without_its_keys(services, observation
         "drop view mlops.served",
         "set session_replication_role = replica",
         "select mlops.keep_finding()",
+        "select mlops.without_examples('{}')",
+        "set role mlops_owner",
     ],
 )
 def test_the_login_of_tasks_rewrites_no_evidence(services, statement):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pyarrow as pa
 import pytest
@@ -16,6 +17,7 @@ from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.training.agreement import check_answers
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.policy import Loads
+from tests.conftest import MONDAY
 
 pytestmark = pytest.mark.services
 
@@ -110,12 +112,27 @@ def test_features_that_cannot_be_built_are_a_finding(check, trained, monkeypatch
     assert {c.status for c in found.values()} == {"failed"}
 
 
+def test_a_model_holds_no_key_of_the_rows_that_it_learnt_from(trained, model_store, dataset_store):
+    """Several rows share a moment, so the time of the first does not tell which they were."""
+    with model_store.opened(trained()) as model:
+        answers = model.about["answers"]
+        assert (answers["rows"], "keys" in answers) == (200, False)
+        answers["since"] = (MONDAY + timedelta(hours=7 * 168 - 201)).isoformat()
+        answers["rows"] = 201  # one more at that moment, which is not among the 200
+        assert {c.status for c in check_answers(dataset_store, model)} == {"ok"}
+
+
 def test_rows_that_are_gone_or_others_are_said_so(check, trained, dataset_store, append, tmp_path):
     ref = trained()
     gone = check(ref, DatasetStore(str(tmp_path / "empty")))
     assert {c.status for c in gone.values()} == {"uncertain"}
-    table = dataset_store.open(dataset_store.latest(ref.name)).between().to_arrow()
+    table, labels = (
+        dataset_store.open(dataset_store.latest(name)).between().to_arrow()
+        for name in (ref.name, f"{ref.name}.labels")
+    )
     fewer, other = (DatasetStore(str(tmp_path / name)) for name in ("fewer", "other"))
+    for store in (fewer, other):
+        append(store, f"{ref.name}.labels", ArrowSource(labels, "id", "at"))
     append(fewer, ref.name, ArrowSource(table.slice(0, 7 * 168 - 50), "id", "at"))
     lost = check(ref, fewer)
     assert {c.found for c in lost.values()} == {f"50 of its rows are gone from {ref.name}@1"}
