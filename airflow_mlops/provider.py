@@ -11,6 +11,7 @@ _STAGES = (
     "approval",
     "deployment",
     "candidates",
+    "flips",
     "monitoring",
     "dependencies",
     "health",

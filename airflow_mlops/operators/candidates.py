@@ -25,6 +25,8 @@ from airflow_mlops.operators._base import (
 from airflow_mlops.operators.links import ModelVersionLink
 
 if TYPE_CHECKING:
+    from airflow_mlops.core.data.datasets import DatasetStore
+    from airflow_mlops.core.data.tables import Table
     from airflow_mlops.core.deployment.approval import Answer
     from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
     from airflow_mlops.core.entries import Entry, State
@@ -135,7 +137,6 @@ class SmokeTestModelOperator(MlopsOperator):
         from airflow_mlops.core.deployment.approval import Bound
         from airflow_mlops.core.deployment.cards import candidate_card
         from airflow_mlops.core.deployment.contracts import contract_against
-        from airflow_mlops.core.errors import ConfigurationError
         from airflow_mlops.core.evaluation.offline import predictions, usable_rows
         from airflow_mlops.core.training.agreement import check_answers
 
@@ -143,11 +144,7 @@ class SmokeTestModelOperator(MlopsOperator):
         proposal = self._proposed(context, state)
         ref, hook = ModelRef(self.model, proposal.version or 0), MlflowHook(self.mlflow_conn_id)
         store = self.datasets()
-        newest = store.latest(self.data)
-        if newest is None:
-            msg = f"no dataset {self.data!r} to try {ref} on"
-            raise ConfigurationError(msg)
-        table = store.open(newest)
+        table = self._newest(store, ref)
         rows = table.between(datetime.fromisoformat(table.windows()[-1].start)).to_arrow()
         with self.models().opened(ref) as model:
             rows = rows.filter(usable_rows(model, rows, table.key))
@@ -160,7 +157,7 @@ class SmokeTestModelOperator(MlopsOperator):
             )
             train = CodeArchive.open(model.folder / "train", f"train:{model.about['fit']}")
         self.urls = {ModelVersionLink.name: hook.model_url(ref)}
-        self.log.info("%s answers %d rows of %s", ref, len(found), newest)
+        self.log.info("%s answers %d rows of %s", ref, len(found), table.ref)
         tried = {
             "proposal": proposal.seq,
             "model": str(ref),
@@ -174,6 +171,16 @@ class SmokeTestModelOperator(MlopsOperator):
         }
         self.hand_over(context, "smoke", about_proposal(tried), tried, version=ref.version)
         return tried
+
+    def _newest(self, store: "DatasetStore", ref: ModelRef) -> "Table":
+        """Open the newest rows."""
+        from airflow_mlops.core.errors import ConfigurationError
+
+        newest = store.latest(self.data)
+        if newest is None:
+            msg = f"no dataset {self.data!r} to try {ref} on"
+            raise ConfigurationError(msg)
+        return store.open(newest)
 
     def _proposed(self, context: Context, state: "State") -> "Entry":
         """Return the proposal that waits; one that was settled meanwhile skips the task."""
@@ -254,11 +261,7 @@ class PromoteModelOperator(MlopsOperator):
             msg = f"{self.smoke['model']} was not answered: it is no candidate any more"
             raise AirflowSkipException(msg)
         self.handed("smoke", about_proposal(self.smoke), self.smoke)
-        if self.unasked:
-            given = Answer("promote", self.unasked, by=self.dag_id)
-            self.answer = given.to_dict() | {"bound": self.smoke["bound"]}
-        else:
-            self.handed("approve", about_proposal(self.smoke), self.answer)
+        self._answered()
         proposal, ref = self.entry(self.smoke["proposal"]), ModelRef.parse(self.smoke["model"])
         said = {k: v for k, v in self.answer.items() if k not in ("bound", "votes")}
         answer = Answer.from_dict(said)
@@ -284,6 +287,16 @@ class PromoteModelOperator(MlopsOperator):
             context["outlet_events"][outlet].extra = {"model": str(ref), "entry": entry.seq}
         self.log.info("%s is champion (entry %d), approved by %s", ref, entry.seq, entry.by)
         return {"model": str(ref), "entry": entry.seq}
+
+    def _answered(self) -> None:
+        """See that the answer is on record; a Dag that asks nobody gives its own."""
+        from airflow_mlops.core.deployment.approval import Answer
+
+        if not self.unasked:
+            self.handed("approve", about_proposal(self.smoke), self.answer)
+            return
+        given = Answer("promote", self.unasked, by=self.dag_id)
+        self.answer = given.to_dict() | {"bound": self.smoke["bound"]}
 
     def _turn_down(
         self, registry: "ModelRegistry", proposal: "Entry", ask: "Ask", answer: "Answer"

@@ -98,10 +98,10 @@ def copies(facts, tmp_path):
     return copy
 
 
-def whole(root):
-    """Read every version that is left, and compare it with its digests."""
+def whole(root, number=None):
+    """Read every version that is left, or the newest ones, and compare it with its digests."""
     store, found = DatasetStore(root), {}
-    for commit in store.commits("d"):
+    for commit in store.commits("d")[:number]:
         table = store.open(DatasetRef.parse(commit.ref))
         try:
             table.verify()
@@ -192,7 +192,9 @@ def test_two_at_once_are_one_after_the_other(nursery, copies, names):
         ]
         ended = nursery.run(*orders)
         assert [one["code"] for one in ended] == [0, 0], (number, orders)
-        check_both(names, whole(facts["root"]), [one["found"] for one in ended])
+        # Nothing is too young to be removed here: only the newest version is sure to be there.
+        found = whole(facts["root"], 1 if "collect" in names else None)
+        check_both(names, found, [one["found"] for one in ended])
 
 
 @pytest.mark.services

@@ -146,23 +146,19 @@ class Table:
         """
         Refuse what was just read if rows were forgotten since this version was opened.
 
-        A note is written first, then what is on record is corrected, then the files: if there is no
-        note, and the record is as it was, so was what was read.
+        A note is written first, then the record is corrected, then the files: without a note, and
+        with the record as it was, so was what was read.
 
         :raises UnavailableError: if rows are being forgotten, or were.
         """
         if self.refuse_under_way is None:
             return
         self.refuse_under_way()
-        path = self.sidecar.path
-        data = self.read_file(path)
-        with stored(f"{path} of {self.ref}"):
+        data = self.read_file(self.sidecar.path)
+        with stored(f"{self.sidecar.path} of {self.ref}"):
             marks = tuple(json.loads(data).get("forgotten", ()))
         if marks != self.sidecar.forgotten:
-            msg = (
-                f"rows of {self.ref} were forgotten on request since it was opened, so what was "
-                "read of it may be of before or after: open it again"
-            )
+            msg = f"rows of {self.ref} were forgotten on request since it was opened: open it again"
             raise UnavailableError(msg)
 
     def verify(self) -> None:
