@@ -18,6 +18,9 @@ from airflow_mlops.core.errors import ConfigurationError, RejectedError, Unavail
 _PATIENCE = {"max_retries": "3", "retry_timeout": "30s"}
 """An object store that is away is given up after a while; object_store's own limit is 3 minutes."""
 
+_READS = 20
+"""How often a file is read that somebody replaces meanwhile."""
+
 _REFUSED = ("Generic Config error", "NoSuchBucket", "AccessDenied", "InvalidAccessKey", "Forbidden")
 _BROKEN = tuple(
     f"Kernel error: {kind}"
@@ -48,15 +51,27 @@ class TableFiles:
         """
         Read a file below a table.
 
+        delta-rs asks for its size first: of one that is replaced meanwhile it would read a part.
+
         :raises RejectedError: if it is gone.
+        :raises UnavailableError: if others replace it all the time.
         """
+        files = self._files(table)
         with self._talking(f"cannot read {path}"):
             try:
-                with self._files(table).open_input_file(path) as file:
-                    return bytes(file.read())
+                for _ in range(_READS):
+                    (before,) = files.get_file_info([path])
+                    with files.open_input_file(path) as file:
+                        data = bytes(file.read())
+                    (after,) = files.get_file_info([path])
+                    same = (before.size, before.mtime_ns) == (after.size, after.mtime_ns)
+                    if same and len(data) == after.size:
+                        return data
             except FileNotFoundError as error:
                 msg = f"{path} of {table.table_uri} is gone: bring it back from a backup"
                 raise RejectedError(msg) from error
+        msg = f"{path} of {table.table_uri} is being replaced; try again"
+        raise UnavailableError(msg)
 
     def read_json(self, table: DeltaTable, path: str) -> dict[str, Any]:
         """

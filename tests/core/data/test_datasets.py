@@ -1,8 +1,11 @@
 """Datasets: appended exactly once, read at any version, refused when they do not fit."""
 
+import contextlib
 import json
 import math
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -487,3 +490,30 @@ def test_a_sidecar_of_an_earlier_release_is_read_and_built_upon(dataset_store, w
     assert found.sidecar.base.path == entry["mlops"]
     found.verify()
     assert found.between().profile().rows == 5 * 168
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(
+    dataset_store, append, labelled_weeks
+):
+    append(dataset_store, "d", labelled_weeks(1).source(), "k")
+    log, stop, seen = dataset_store.log, threading.Event(), set()
+    table = log.get("d")
+    short, long = b"x" * 10, b"y" * 5_000
+
+    def replace():
+        while not stop.is_set():
+            for data in (short, long):
+                log.write_file(table, "_mlops/torn", data)
+
+    log.write_file(table, "_mlops/torn", short)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(replace)
+        try:
+            for _ in range(400):
+                with contextlib.suppress(UnavailableError):
+                    seen.add(log.read_file(table, "_mlops/torn"))
+        finally:
+            stop.set()
+        writing.result()
+    assert seen <= {short, long}
+    assert seen
