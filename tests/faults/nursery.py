@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.faults import deciding
+from tests.faults import deciding, forgetting
 
 WEEK = timedelta(days=7)
 
@@ -45,26 +45,37 @@ def dying(function: Callable[..., Any], when: str, number: int) -> Callable[...,
 
 def count_writes(when: str, number: int) -> None:
     """
-    Die before or after the nth write to MLflow or PostgreSQL, whoever does it.
+    Die before or after the nth write to MLflow, PostgreSQL or a dataset, whoever does it.
 
     Between two writes the world is the same, so these are all the places where dying matters.
     """
+    import deltalake
     import psycopg
     import requests
 
+    from airflow_mlops.core.data.version_log import VersionLog
+
     reached = itertools.count(1)
-    changing = ("insert", "update", "delete")
-    places = {
-        (requests.Session, "send"): lambda request: request.method not in ("GET", "HEAD"),
-        (psycopg.Cursor, "execute"): lambda query: query.lower().startswith(changing),
-        (psycopg.Cursor, "executemany"): lambda query: query.lower().startswith(changing),
+
+    def changes(query: Any, *_: Any) -> bool:
+        text = query if isinstance(query, str) else query.as_string()
+        return text.lower().startswith(("insert", "update", "delete", "select mlops.forget"))
+
+    places: dict[tuple[type, str], Callable[..., bool]] = {
+        (requests.Session, "send"): lambda request, *_: request.method not in ("GET", "HEAD"),
+        (psycopg.Cursor, "execute"): changes,
+        (psycopg.Cursor, "executemany"): changes,
+        (VersionLog, "write_file"): lambda *_: True,
+        (VersionLog, "remove_file"): lambda *_: True,
+        (VersionLog, "touch"): lambda *_: True,
+        (deltalake.DeltaTable, "create_checkpoint"): lambda *_: True,
     }
 
-    def counted(function: Callable[..., Any], writes: Callable[[Any], bool]) -> Any:
-        def run(who: Any, what: Any, *values: Any, **named: Any) -> Any:
-            if not writes(what) or next(reached) != number:
-                return function(who, what, *values, **named)
-            return dying(function, when, 1)(who, what, *values, **named)
+    def counted(function: Callable[..., Any], writes: Callable[..., bool]) -> Any:
+        def run(who: Any, *values: Any, **named: Any) -> Any:
+            if not writes(*values) or next(reached) != number:
+                return function(who, *values, **named)
+            return dying(function, when, 1)(who, *values, **named)
 
         return run
 
@@ -134,14 +145,6 @@ def restore(facts: dict[str, Any]) -> Any:
     return store.restore(DatasetRef("d", facts["version"]), app_key=facts["key"]).to_dict()
 
 
-def forget(facts: dict[str, Any]) -> Any:
-    """Forget some keys of the dataset."""
-    from airflow_mlops.core.data.datasets import DatasetStore
-    from airflow_mlops.core.data.forgetting import forget as forget_rows
-
-    return forget_rows(DatasetStore(facts["root"]), "d", facts["keys"]).to_dict()
-
-
 def collect(facts: dict[str, Any]) -> Any:
     """Remove what no version but the newest needs, however young."""
     from airflow_mlops.core.data import retention
@@ -154,7 +157,7 @@ def collect(facts: dict[str, Any]) -> Any:
 
 def patient(facts: dict[str, Any]) -> Any:
     """Do something to a dataset that others change, as Airflow does: again, if it is not free."""
-    work = {f.__name__: f for f in (append, restore, forget, collect)}[facts["step"]]
+    work = {f.__name__: f for f in (append, restore, forgetting.forget, collect)}[facts["step"]]
     return deciding.patiently(lambda: work(facts), tries=50)
 
 
@@ -229,9 +232,10 @@ def tick(facts: dict[str, Any]) -> Any:
 SCENARIOS = {
     function.__name__: function
     for function in (
-        *(append, restore, forget, collect, patient, fill, train, tick),
+        *(append, restore, collect, patient, fill, train, tick),
         *(deciding.promote, deciding.vote, deciding.stage, deciding.guard),
         *(deciding.storm, deciding.bustle),
+        *(forgetting.forget, forgetting.forget_person, forgetting.forget_each, forgetting.read),
     )
 }
 
@@ -293,13 +297,11 @@ def ended(pid: int, pipe: int) -> dict[str, Any]:
 def main() -> None:
     """Import what is slow to import, and then serve orders."""
     warnings.simplefilter("ignore")
-    for name in ("mlflow.pyfunc", "pandas", "sklearn.linear_model", "skops.io", "scipy.stats"):
+    slow = "mlflow.pyfunc markdown_it pandas sklearn.linear_model skops.io scipy.stats"
+    for name in slow.split():
         __import__(name)
-    from airflow_mlops.core.deployment import registry
-    from airflow_mlops.core.training import fit
-
-    assert registry
-    assert fit
+    for name in ("deployment.forgetting", "training.fit"):
+        __import__(f"airflow_mlops.core.{name}")
     gc.freeze()  # else each child looks through all of this again and again
     print("ready", flush=True)
     for line in sys.stdin:

@@ -72,15 +72,6 @@ def test_a_restore_and_an_append_at_once_lose_neither(nursery, facts, tmp_path):
     assert found["d@4"].rows in (3 * 168, 8 * 168)
 
 
-@pytest.mark.parametrize("number", range(1, 11))
-def test_a_person_is_forgotten_although_the_first_call_was_killed(nursery, facts, number):
-    asked = {**facts, "keys": ["400", "5"]}
-    nursery.kill("forget", asked, f"sidecar:after:{number}")
-    nursery.succeed("forget", asked)
-    for table in verified(facts).values():
-        assert not {5, 400} & {*table.between().to_arrow()["id"].to_pylist()}
-
-
 @pytest.mark.parametrize("die", ["mark:before", "mark:after", "vacuum:before:2", "vacuum:after:2"])
 def test_a_removal_killed_anywhere_is_finished_by_the_next(nursery, facts, die):
     nursery.kill("collect", facts, die)

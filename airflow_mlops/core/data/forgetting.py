@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,6 +73,12 @@ class Forgotten:
         """Return plain JSON types."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what :meth:`to_dict` wrote."""
+        parts: dict[str, Any] = {k: tuple(v) if type(v) is list else v for k, v in data.items()}
+        return cls(**parts)
+
 
 def find_rows(store: DatasetStore, name: str, keys: Iterable[str]) -> Forgotten:
     """
@@ -93,8 +99,8 @@ def forget(
 
     Nothing else may change the dataset meanwhile: an append that is under way has to be tried
     again, and is refused until this is done. Correct the source first, else the next append reads
-    the rows again. Nobody can open the dataset meanwhile: the error says that rows are forgotten. A
-    reader that opened it before may be told that rows differ, and has to be run again.
+    the rows again. Nobody can open the dataset meanwhile, and whoever opened it before is told that
+    rows are, or were, forgotten, and has to open it again.
 
     :param keys: values of the key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
@@ -214,10 +220,9 @@ class _Forgetting:
         The note names the keys, and goes in the end. Its id stays in the sidecars.
         """
         asked = [str(key) for key in self.keys.to_pylist()]
-        for path in self.log.list_files(self.table, UNDER_WAY):
-            note: dict[str, Any] = json.loads(self.log.read_file(self.table, path))
-            if note["keys"] == asked:
-                return note
+        for _, known in self.log.notes(self.table, UNDER_WAY):
+            if known is not None and known["keys"] == asked:
+                return known
         self.log.refuse_under_way(self.table)
         if not self.times({}):
             return None

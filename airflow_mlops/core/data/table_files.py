@@ -83,6 +83,22 @@ class TableFiles:
         with stored(f"{path} of {table.table_uri}"):
             return dict(json.loads(data))
 
+    def notes(self, table: DeltaTable, folder: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """
+        Yield the path of each note right below a folder, and what it says.
+
+        Nothing, if somebody has removed it since it was listed.
+
+        :raises RejectedError: if one is cut or garbled.
+        """
+        for path in self.list_files(table, folder):
+            try:
+                yield path, self.read_json(table, path)
+            except RejectedError:
+                if path in self.list_files(table, folder):
+                    raise
+                yield path, None
+
     @contextlib.contextmanager
     def open_file(self, table: DeltaTable, path: str) -> Iterator[pa.NativeFile]:
         """Open a file below a table, to read parts of it."""

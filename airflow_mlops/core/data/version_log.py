@@ -6,7 +6,7 @@ or the whole one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -172,8 +172,10 @@ class VersionLog(LogFiles):
         :param mine: id of the caller's own note.
         :raises UnavailableError: if there is a note of somebody else.
         """
-        for path in self.list_files(table, UNDER_WAY):
-            note = self.read_json(table, path)
+        for path, note in self.notes(table, UNDER_WAY):
+            if note is None:
+                msg = f"{table.table_uri}: something that was under way has just ended; try again"
+                raise UnavailableError(msg)
             with stored(f"{path} of {table.table_uri}"):
                 ident, what, at = note["id"], note["what"], note["at"]
             if ident != mine:
@@ -270,8 +272,7 @@ class VersionLog(LogFiles):
         """Leave out commits that wrote metadata only, and left the columns as they were."""
         if any(commit.columns for commit in foreign):
             before = self.find(_name(table), version)
-            now = schema_of(table)
-            if before and dict(_types(schema_of(before))) == dict(_types(now)):
+            if before and _types(before) == _types(table):
                 foreign = [replace(commit, columns=False) for commit in foreign]
         touching = (c for c in foreign if c.added or c.removed or c.columns)
         return tuple(sorted(touching, key=lambda commit: commit.version))
@@ -390,8 +391,8 @@ def _name(table: DeltaTable) -> str:
     return str(table.table_uri).rstrip("/").rpartition("/")[2]
 
 
-def _types(schema: pa.Schema) -> Iterator[tuple[str, str]]:
-    return ((f.name, str(f.type)) for f in schema)
+def _types(table: DeltaTable) -> dict[str, str]:
+    return {f.name: str(f.type) for f in schema_of(table)}
 
 
 def schema_of(table: DeltaTable) -> pa.Schema:

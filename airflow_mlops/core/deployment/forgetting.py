@@ -5,44 +5,27 @@ Who learnt from them is named, and so is what cannot be reached from here.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
+from airflow_mlops.core.data import erasures
 from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.forgetting import Forgotten, find_rows, forget, spellings
+from airflow_mlops.core.deployment.places import unreached
 from airflow_mlops.core.deployment.registry import Ask, ModelRegistry
-from airflow_mlops.core.errors import DatasetNotFoundError, ModelNotFoundError
-from airflow_mlops.core.evaluation.flips import Flips
+from airflow_mlops.core.deployment.shown import blank_pages, forget_cases, redraw_card
+from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.ledger import Entry
 from airflow_mlops.core.lines import written
 from airflow_mlops.core.monitoring.observations import Observations
 from airflow_mlops.core.refs import DatasetRef
-from airflow_mlops.core.reports.flips import flips_page
-from airflow_mlops.core.training.models import (
-    DATA,
-    FLIPS,
-    FLIPS_PAGE,
-    LABELS,
-    SINCE,
-    UNTIL,
-    ModelStore,
-)
+from airflow_mlops.core.training.models import DATA, LABELS, SINCE, UNTIL
 from airflow_mlops.core.training.versions import ModelVersion
 
 RAW = ".raw"
 """How a lifecycle names rows as they arrive, if SQL makes those to learn from."""
-
-OUT_OF_REACH = (
-    "delete the rows at their source, too: the next snapshot would read them again",
-    "Airflow keeps what tasks handed on and forms showed, single rows among it: airflow db clean "
-    "--clean-before-timestamp MOMENT --skip-archive --tables "
-    "xcom,_xcom_archive,task_instance,task_instance_history",
-    "backups, archived database tables and task logs keep what was in them",
-)
-"""What the report names because it cannot be reached from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +51,11 @@ class Erasure:
         """Return plain JSON types."""
         return asdict(self) | {"datasets": [d.to_dict() for d in self.datasets]}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what :meth:`to_dict` wrote."""
+        return cls(**{**data, "datasets": tuple(map(Forgotten.from_dict, data["datasets"]))})
+
     def __str__(self) -> str:
         went = "went" if self.done else "would go"
         lines = [
@@ -80,7 +68,7 @@ class Erasure:
         lines += [f"model {ref} learnt from them ({what})" for ref, what in self.models.items()]
         if self.models:
             lines.append("they keep what they learnt: retrain, and promote a version without it")
-        return written([*lines, *OUT_OF_REACH])
+        return written([*lines, *unreached()])
 
 
 def find_person(
@@ -124,7 +112,8 @@ def forget_person(
     Remove what :func:`find_person` finds, and the predictions; put on record that it was done.
 
     The record says how much and why, not who. A call that was killed is finished by the next one of
-    the same keys; only the first one's record names all.
+    the same keys: it reports and records what the first one found. Where no rows are left, there
+    is nothing to record.
 
     :param name: name of a dataset.
     :param keys: values of its key column, as text.
@@ -132,43 +121,36 @@ def forget_person(
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
     """
-    found = find_person(registry, datasets, name, keys)
+    note = erasures.begin(
+        datasets, name, keys, ask.key, find_person(registry, datasets, name, keys).to_dict()
+    )
+    found = Erasure.from_dict(note.found)
     versions = [version for version, _ in _learnt_from(registry, name)]
-    used = {version.ref.name for version in versions}
-    for model in sorted(used):
+    used = sorted({version.ref.name for version in versions} | _namesake(registry, name))
+    for model in used if any(part.rows for part in found.datasets) else ():
         evidence = {
             "keys": len(set(keys)),
             "rows": {part.dataset: part.rows for part in found.datasets},
             "models": [ref for ref in found.models if ref.partition("@")[0] == model],
         }
         draft = Entry(model, "forget", "", ask.by, ask.reason, evidence=evidence)
-        registry.ledger.record(model, ask.key, {"op": "forget"}, lambda _: draft)  # noqa: B023
+        registry.ledger.record(model, note.id, {"op": "forget"}, lambda _: draft)  # noqa: B023
     texts = spellings(datasets, name, keys)
     for part in found.datasets:
-        forget(datasets, part.dataset, keys, author=ask.by, run=ask.key)
-    gone = sum(observations.forget(model, texts) for model in sorted(used))
-    cases = sum(_forget_cases(registry.models, version, texts) for version in versions)
-    return Erasure(found.datasets, found.models, gone, cases, done=True)
+        forget(datasets, part.dataset, keys, author=ask.by, run=note.id)
+    gone = sum(observations.forget(model, texts) for model in used)
+    cases = 0
+    for version in versions:
+        cases += forget_cases(registry.models, version, texts)
+        redraw_card(registry.models, datasets, version)
+        blank_pages(registry.models, version)
+    erasures.end(datasets, name, note)
+    return replace(found, predictions=gone, cases=cases, done=True)
 
 
-def _forget_cases(models: ModelStore, version: ModelVersion, keys: Sequence[str]) -> int:
-    """
-    Take single rows out of a version's report of changed decisions; what was counted stays.
-
-    :return: number of rows that went.
-    """
-    try:
-        found = Flips.from_dict(json.loads(models.document(version.run_id, FLIPS)))
-    except ModelNotFoundError:
-        return 0
-    left = tuple(case for case in found.cases if case.key not in keys)
-    gone = len(found.cases) - len(left)
-    if gone:
-        less = replace(found, cases=left)
-        # The page first: as long as the numbers hold the rows, a call that was killed is repeated.
-        models.log_document(version.run_id, FLIPS_PAGE, flips_page(less))
-        models.log_document(version.run_id, FLIPS, json.dumps(less.to_dict(), indent=1))
-    return gone
+def _namesake(registry: ModelRegistry, name: str) -> set[str]:
+    """Return the model of a dataset's name: it may have predicted, and no version be left."""
+    return {name.removesuffix(RAW)} & {*registry.names()}
 
 
 def _learnt_from(

@@ -163,6 +163,17 @@ def count(client: "MlflowClient", run_id: str, path: str, what: str) -> int:
         return len(_listed(client, run_id, path)[0])
 
 
+def files(client: "MlflowClient", run_id: str, path: str, of: str) -> tuple[str, ...]:
+    """
+    Return the files below a folder of a run; none if there is no such folder.
+
+    :param of: what it is of: the errors name it.
+    :raises UnavailableError: if the store does not list them.
+    """
+    with _reading(f"the list of {path} of {of}"):
+        return tuple(sorted(_listed(client, run_id, path)[0]))
+
+
 def has(client: "MlflowClient", run_id: str, name: str, of: str) -> bool:
     """
     Say whether a run has an artifact.

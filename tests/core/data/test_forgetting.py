@@ -221,6 +221,19 @@ def test_who_opened_it_before_is_told_to_open_it_again(store, monkeypatch, read,
     read(store.open(DatasetRef("d", 3)).between())
 
 
+def test_a_note_that_is_gone_when_it_is_read_blames_nobody(store, monkeypatch):
+    log = type(store.log)
+    whole = log.list_files
+
+    def listed(self, table, folder):
+        monkeypatch.setattr(log, "list_files", whole)
+        return [f"{folder}/gone.json"]
+
+    monkeypatch.setattr(log, "list_files", listed)
+    with pytest.raises(UnavailableError, match="has just ended; try again"):
+        store.log.refuse_under_way(store.log.find("d"))
+
+
 def test_a_call_that_ends_between_log_and_sidecar_blames_nobody(store, monkeypatch):
     log = type(store.log)
     whole = log.newest
