@@ -31,7 +31,7 @@ from airflow_mlops.core.data.datasets import DatasetStore
 from airflow_mlops.core.data.digest import digest_of
 from airflow_mlops.core.data.log_files import log_path
 from airflow_mlops.core.data.profiling import ProfileBuilder
-from airflow_mlops.core.data.readiness import check_whole
+from airflow_mlops.core.data.readiness import check_whole, shared
 from airflow_mlops.core.data.removals import removed_versions
 from airflow_mlops.core.data.version_log import (
     META,
@@ -105,18 +105,25 @@ def forget(
     :param keys: values of the key column, as text.
     :raises DatasetNotFoundError: if there is no such dataset.
     :raises ConfigurationError: if a value cannot be a key of it.
-    :raises UnavailableError: if rows of other keys are being forgotten, or the store is read-only.
+    :raises UnavailableError: if rows are being forgotten by another call, or the store is
+        read-only.
     :raises RejectedError: if a file cannot be read; nothing is changed then.
     """
     work = _Forgetting.of(store, name, keys)
-    log, table = store.log, work.table
-    check_whole(log, table)
-    note = work.begin()
-    if note is None:
-        return work.found({})
+    with shared(store.log, work.table):
+        check_whole(store.log, work.table)
+        note = work.begin()
+        return work.found({}) if note is None else _forget(work, note, author, run)
+
+
+def _forget(work: "_Forgetting", note: Mapping[str, Any], author: str, run: str) -> Forgotten:
+    """Do what a note says; every step can be done again."""
+    log, table = work.log, work.table
     ident, path = note["id"], f"{UNDER_WAY}/{note['id']}.json"
     work.lock(ident, author, run)
-    work = _Forgetting.of(store, name, keys)  # whatever landed before the lock is looked through
+    work = replace(
+        work, table=log.get(work.name)
+    )  # whatever landed before the lock is looked through
     times = work.times(note["files"])
     log.write_file(table, path, json.dumps({**note, "files": times}).encode())
     work.correct_sidecars(ident, times)

@@ -12,8 +12,8 @@ from airflow_mlops.core.data import profile as profiles
 from airflow_mlops.core.data.commits import SIDECARS
 from airflow_mlops.core.data.removals import removed_versions
 from airflow_mlops.core.data.table_files import plain
-from airflow_mlops.core.data.version_log import META, VersionLog
-from airflow_mlops.core.errors import RejectedError
+from airflow_mlops.core.data.version_log import META, UNDER_WAY, VersionLog
+from airflow_mlops.core.errors import RejectedError, UnavailableError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -45,6 +45,26 @@ def check_whole(log: VersionLog, table: "DeltaTable") -> None:
     probe = f"{SIDECARS}/probe-{secrets.token_hex(4)}"
     log.write_file(table, probe, b"{}")
     log.remove_file(table, probe)
+
+
+@contextlib.contextmanager
+def shared(log: VersionLog, table: "DeltaTable") -> Iterator[None]:
+    """
+    Do not call damaged what another call that forgets rows, too, is writing again meanwhile.
+
+    :raises UnavailableError: instead of RejectedError, while rows are being forgotten.
+    """
+    there = log.list_files(table, UNDER_WAY)
+    try:
+        yield
+    except RejectedError as error:
+        if not there and not log.list_files(table, UNDER_WAY):
+            raise
+        msg = (
+            f"rows of {table.table_uri} are being forgotten by another call; try again, which "
+            f"finishes one that was killed. It was seen that {error}"
+        )
+        raise UnavailableError(msg) from error
 
 
 @contextlib.contextmanager
