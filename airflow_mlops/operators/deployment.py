@@ -152,6 +152,9 @@ class ScoreBatchOperator(MlopsOperator):
     """
     Score the new rows with the champion; skipped while there is none.
 
+    Rows that it has learnt from are left out, also if no others have come since: what is said about
+    them is no service.
+
     While a candidate is tried, it scores its share of them by the split of the ledger, or in a
     shadow all of them, too. A candidate that fails is replaced by the champion.
 
@@ -179,7 +182,11 @@ class ScoreBatchOperator(MlopsOperator):
         ref = self.champion_of(state)
         version = DatasetRef.parse(self.snapshot["ref"])
         table, hook = self.datasets().open(version), MlflowHook(self.mlflow_conn_id)
-        rows = table.between(datetime.fromisoformat(self.snapshot["since"])).to_arrow()
+        since, learnt = (
+            datetime.fromisoformat(self.snapshot["since"]),
+            self.models().get(ref).learnt_until,
+        )
+        rows = table.between(max(since, learnt) if learnt else since).to_arrow()
         columns = table.time, table.key
         batch = Batch(rows, str(version), *columns, run_of(context), self.entity)
         found = score_split(self.models(), self.observations(), Split.of(state), batch)

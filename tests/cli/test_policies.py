@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +64,44 @@ def project(tmp_path, monkeypatch):
     return write
 
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = {"bike": (168, "absolute_error"), "electricity": (336, "brier")}
+
+
 class TestSimulate:
+    @pytest.mark.parametrize("name", SHIPPED)
+    def test_every_shipped_dag_can_be_replayed(self, mlops, tmp_path, name):
+        window, metric = SHIPPED[name]
+        rows = pq.read_table(ROOT / "include" / name / f"{name}.parquet").slice(0, window * 45)
+        past = tmp_path / "past.parquet"
+        pq.write_table(rows, past)
+        dags = str(ROOT / "dags" / f"{name}.py")
+        asked = ("--data", str(past), "--window", str(window), "--warmup", "36", "--json")
+        done = mlops("simulate", dags, *asked)
+        assert done.code == 0, done.err
+        found = done.json
+        assert (found["model"], found["metric"], found["windows"]) == (name, metric, 9)
+        assert found["loss"] < 1.02 * found["loss_never"]
+
+    def test_quantities_that_are_whole_numbers_are_no_classes(self, mlops, project, tmp_path):
+        (tmp_path / "simulated_train.py").write_text(
+            "from sklearn.linear_model import LinearRegression\n\n"
+            "def fit(X, y, *, seed):\n    return LinearRegression().fit(X, y)\n\n"
+            "def loss(y, p):\n    return abs(y - p)\n"
+        )
+        past = pq.read_table(tmp_path / "past.parquet")
+        whole = np.round(3 * past["x"].to_numpy() + 20)
+        past = past.set_column(2, "y", pa.array(whole))
+        pq.write_table(past, tmp_path / "past.parquet")
+        for metric in ("absolute_error", "simulated_train:loss"):
+            gates = f'gates=[NotWorse("{metric}")], retrain=[Probe("{metric}"), Regret()]'
+            dags = project(f'life("m", metric="{metric}", {gates})', f"d{metric[:3]}.py")
+            done = mlops(
+                "simulate", dags, "--data", str(tmp_path / "past.parquet"), "--warmup", "8"
+            )
+            assert done.code == 0, done.err
+            assert f"mean {metric}" in done.out
+
     def test_it_prints_what_a_policy_is_worth(self, mlops, project, tmp_path):
         dags, data = project('life("m")'), str(tmp_path / "past.parquet")
         plot = tmp_path / "p.png"

@@ -35,7 +35,7 @@ from airflow_mlops.core.monitoring.unlabelled import MONITOR as ESTIMATE
 from airflow_mlops.core.monitoring.unlabelled import Guess, binned, expected
 from airflow_mlops.core.refs import ModelRef
 from airflow_mlops.core.scratch import scratch_folder
-from airflow_mlops.core.training.models import BASE_LOSS, UNTIL, ModelStore
+from airflow_mlops.core.training.models import BASE_LOSS, ModelStore
 from airflow_mlops.policy import PROBABILITIES
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class PerformanceMonitor:
         """
         Return every labelled window a version served; new ones are measured and stored.
 
+        Rows that it has learnt from are no rows that it served, whoever scored them.
+
         A window whose labels have changed since is measured anew.
 
         :param champion: the version that predicts now, or one that did.
@@ -100,10 +102,11 @@ class PerformanceMonitor:
             structures.
         """
         self._check_slices()
-        known, guesses = self._known(champion)
+        learnt = self.models.get(champion).learnt_until
+        known, guesses = self._known(champion, learnt)
         fresh, foreseen, waiting = [], [], []
         holdout = cache(partial(self._holdout, champion))
-        for cohort in self._cohorts(champion, known):
+        for cohort in self._cohorts(champion, known, learnt):
             index = cohort.window.index
             if index not in guesses and index not in known:
                 guess = self._guess(champion, cohort, known)
@@ -121,7 +124,9 @@ class PerformanceMonitor:
         self._record(champion, measured, fresh, foreseen)
         return measured
 
-    def _known(self, champion: ModelRef) -> tuple[dict[int, ServedWindow], dict[int, Guess]]:
+    def _known(
+        self, champion: ModelRef, learnt: datetime | None
+    ) -> tuple[dict[int, ServedWindow], dict[int, Guess]]:
         """Return what is on record, by window."""
         read = self.observations.read
         windows = (
@@ -129,8 +134,8 @@ class PerformanceMonitor:
         )
         guesses = (parsed(o, Guess.from_dict) for o in read(champion.name, ESTIMATE, of=champion))
         return (
-            {w.index: w for w in windows if w.metric == self.metric},
-            {g.index: g for g in guesses if g.metric == self.metric},
+            {w.index: w for w in windows if w.metric == self.metric and _is_new(w.since, learnt)},
+            {g.index: g for g in guesses if g.metric == self.metric and _is_new(g.since, learnt)},
         )
 
     def _record(
@@ -152,7 +157,9 @@ class PerformanceMonitor:
             (name, monitor, f"{champion}:{index}", body) for monitor, index, body in bodies
         )
 
-    def _cohorts(self, champion: ModelRef, known: dict[int, ServedWindow]) -> Iterator[_Cohort]:
+    def _cohorts(
+        self, champion: ModelRef, known: dict[int, ServedWindow], learnt: datetime | None
+    ) -> Iterator[_Cohort]:
         """Yield the complete windows that were served, but for those that need no measuring."""
         labels = {w.start: (w.digest, w.rows) for w in self.labels.windows()}
         first, last = self.observations.served_span(champion)
@@ -163,7 +170,7 @@ class PerformanceMonitor:
             same = old is not None and old.labels in ("", found[0])
             if old is not None and old.unprobed and window.index == max(known):
                 same = False  # its challenger may be mended by now
-            if same or until <= first or since > last:
+            if same or until <= first or since > last or not _is_new(window.start, learnt):
                 continue
             served = self.observations.predictions(champion, since, until)
             if served.num_rows:
@@ -254,10 +261,9 @@ class PerformanceMonitor:
 
     def _holdout(self, champion: ModelRef) -> Part | None:
         """Ask a version about the window after its training rows; nothing if that is gone."""
-        until = self.models.get(champion).tags.get(UNTIL)
-        if until is None:
+        since = self.models.get(champion).learnt_until
+        if since is None:
             return None
-        since = datetime.fromisoformat(until)
         try:
             rows = self._selection(since, since + self.labels.window).read(self.store)
         except NotEnoughDataError:
@@ -342,3 +348,8 @@ def _built(model: Any, rows: "pd.DataFrame", champion: ModelRef) -> "pd.DataFram
         msg = f"{name} gave {type(frame).__name__} for {len(rows)} rows; it gives a row for each"
         raise UserCodeError(msg)
     return frame  # type: ignore[no-any-return]
+
+
+def _is_new(start: str, learnt: datetime | None) -> bool:
+    """Say whether a window begins after the rows that a version has learnt from."""
+    return learnt is None or datetime.fromisoformat(start) >= learnt

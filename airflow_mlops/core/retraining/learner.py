@@ -117,10 +117,11 @@ class Learner:
         y = self.history.y[self.history.span(window)]
         return self.loss(y, predicted)
 
-    def probe(self, window: int) -> Floats:
+    def probe(self, window: int, like: Floats) -> Floats:
         """
         Ask the cheap challenger of the newest rows before a window.
 
+        :param like: what the champion predicted: a column for each class, or one number a row.
         :raises UserCodeError: if it is the user's own, and fails.
         """
         asked = self.history.span(window)
@@ -132,7 +133,7 @@ class Learner:
             metric=self.setting.metric,
             name=self.setting.features.name,
             own=self.own,
-            classes=self.functions.rows.classes,
+            classes=like.shape[1] if like.ndim == 2 else 2,
         )
 
     def rows(self, first: int, end: int) -> slice:

@@ -132,7 +132,7 @@ class _Replay:
     def _measure(self, window: int) -> ServedWindow:
         """Hold what was served against the cheap challenger."""
         champion, predicted = self.served[window]
-        parts = (predicted, self.learner.probe(window))
+        parts = (predicted, self.learner.probe(window, predicted))
         self.trained += 1
         loss, probe = (blocks(self.learner.losses(p, window)) for p in parts)
         since, until = (self.history.start(w).isoformat() for w in (window, window + 1))

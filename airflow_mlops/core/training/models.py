@@ -30,7 +30,7 @@ from airflow_mlops.core.training import artifacts, mlops_loader_v1
 from airflow_mlops.core.training.answers import talking
 from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.saving import CONTENTS, about_of
-from airflow_mlops.core.training.versions import ModelVersion
+from airflow_mlops.core.training.versions import LEARNT_UNTIL, ModelVersion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +44,7 @@ DIGEST = "mlops.digest"
 BASE_LOSS = "mlops.base_loss"
 TRAINING_ROWS = "mlops.training_rows"
 DATA, LABELS = "mlops.data", "mlops.labels"
-SINCE, UNTIL = "mlops.since", "mlops.until"
+SINCE, UNTIL = "mlops.since", LEARNT_UNTIL
 FEATURES = "mlops.features"
 FORMAT = "mlops.format"
 CODE, ENVIRONMENT = "mlops.code", "mlops.environment"

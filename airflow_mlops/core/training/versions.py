@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from airflow_mlops.core.errors import ModelNotFoundError
 from airflow_mlops.core.refs import ModelRef
+
+LEARNT_UNTIL = "mlops.until"
+"""Tag that says where the rows end that a version has learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,12 @@ class ModelVersion:
     status: str
     tags: Mapping[str, str] = field(default_factory=dict, repr=False)
     created_at: str = ""
+
+    @property
+    def learnt_until(self) -> datetime | None:
+        """Where the rows end that it has learnt from; ``None``: it does not say."""
+        text = self.tags.get(LEARNT_UNTIL)
+        return datetime.fromisoformat(text) if text else None
 
     def fact(self, name: str) -> str:
         """

@@ -14,10 +14,12 @@ from airflow_mlops.core.data.sources import ArrowSource
 from airflow_mlops.core.errors import ConfigurationError, UserCodeError
 from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.monitoring.performance import PerformanceMonitor
-from airflow_mlops.core.monitoring.served import ServedWindow
+from airflow_mlops.core.monitoring.served import Measured, ServedWindow
 from airflow_mlops.core.refs import DatasetRef, ModelRef
 from airflow_mlops.core.training.fit import train_model
+from airflow_mlops.core.training.models import UNTIL
 from airflow_mlops.core.training.own_metrics import load_loss
+from tests.conftest import MONDAY, WEEK
 
 pytestmark = pytest.mark.services
 
@@ -179,7 +181,6 @@ def test_a_challenger_of_the_user_takes_the_place_of_the_trees_or_says_why_not(
 
 def test_a_window_that_nobody_served_is_not_measured(served, monitor):
     ref = served()
-    assert monitor().measure(ModelRef(ref.name, ref.version + 1)).windows == ()
     assert [w.index for w in monitor().measure(ref).windows] == [7]
 
 
@@ -239,8 +240,21 @@ def test_a_column_of_lists_is_no_column_to_slice_by(
         asked.measure(ref)
 
 
-def test_the_first_window_has_no_labels_before_it_and_waits(served, monitor):
+def test_rows_that_it_has_learnt_from_are_none_that_it_served(
+    served, monitor, observations, model_store
+):
+    ref = served(week=6)
+    assert monitor().measure(ref) == Measured((), (), {})
+    assert observations.read(ref.name, "performance") == ()
+    model_store.tag(ref, UNTIL, (MONDAY + 6 * WEEK).isoformat())
+    assert [w.index for w in monitor().measure(ref).windows] == [6]
+    model_store.tag(ref, UNTIL, (MONDAY + 7 * WEEK).isoformat())  # as an earlier release had it
+    assert monitor().measure(ref).windows == ()
+
+
+def test_the_first_window_has_no_labels_before_it_and_waits(served, monitor, model_store):
     ref = served(week=0)
+    model_store.tag(ref, UNTIL, MONDAY.isoformat())
     (waiting,) = monitor().measure(ref).waiting
     assert str(waiting) == "window 0 waits: no labels before it to learn from"
 
