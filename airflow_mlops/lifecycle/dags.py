@@ -266,6 +266,7 @@ def _train(life: "Lifecycle") -> DAG:
             selection=selection,
             metric=life.metric,
             train_params=dict(life.params),
+            allow_pickle=life.allow_pickle,
             seed=life.seed,
             importance=_drift(life)["weights"] == "importance",
             inlets=[life.asset("data"), life.asset("request")],

@@ -61,6 +61,7 @@ class Lifecycle:
     :param feature_params: parameters of ``build``, such as ``{"lags": 3}``; plain JSON types.
     :param train: ``module:function`` of ``fit(X, y, *, seed, **params) -> estimator``.
     :param params: parameters for the training function.
+    :param allow_pickle: consent to an estimator that only pickle can store: opening it runs code.
     :param seed: seed handed to the training function.
     :param metric: per-row loss in which models are compared: ``brier``, ``log_loss``,
         ``absolute_error`` or ``squared_error``, or your own, ``module:function`` of ``(y, p) ->
@@ -99,6 +100,7 @@ class Lifecycle:
     sql: Sql | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     feature_params: Mapping[str, Any] = field(default_factory=dict)
+    allow_pickle: bool = False
     seed: int = 0
     metric: str = "brier"
     slices: Sequence[str] = ()

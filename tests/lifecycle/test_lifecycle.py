@@ -186,11 +186,13 @@ class TestDags:
                 mlflow_conn_id="my_mlflow",
                 health=words.Health(rss_mb=900.0),
                 keep=words.Keep(usages="30d"),
+                allow_pickle=True,
             )
         )
         dags = by_stage(life)
         train = dags["train"].get_task("train")
         assert (train.train_params, train.seed, train.metric) == ({"depth": 3}, 11, "log_loss")
+        assert train.allow_pickle is True
         assert dags["train"].get_task("features").feature_params == {"lags": 3}
         assert dags["train"].get_task("gate").gates == [g.to_dict() for g in gates]
         assert dags["train"].get_task("another_round").rounds == 3

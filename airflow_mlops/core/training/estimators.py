@@ -17,32 +17,12 @@ from typing import Any, Literal
 
 from airflow_mlops.core.errors import UserCodeError
 from airflow_mlops.core.training.files import tree_digest
+from airflow_mlops.core.training.trusted import is_safe
 
 Format = Literal["skops", "folder", "pickle"]
 
 NAMES: dict[Format, str] = {"skops": "model.skops", "folder": "files", "pickle": "model.pkl"}
 """File or folder of each format; the loader that is shipped with a model knows the same."""
-
-TRUSTED = (
-    "sklearn.tree._tree.Tree",
-    "sklearn._loss.link.",
-    "sklearn._loss._loss.",
-    "sklearn._loss.loss.",
-    "sklearn.ensemble._hist_gradient_boosting.",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.neighbors._dist_metrics.",
-    "sklearn.neighbors._kd_tree.",
-    "sklearn.neighbors._ball_tree.",
-    "numpy.random.",
-    "collections.OrderedDict",
-    "collections.defaultdict",
-    "xgboost.core.Booster",
-    "xgboost.sklearn.XGB",
-    "lightgbm.basic.Booster",
-    "lightgbm.sklearn.LGBM",
-)
-"""Types skops does not trust by itself and this package does: numbers, no code."""
 
 _SCHEMA = "schema.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -96,7 +76,8 @@ def write_estimator(estimator: Any, folder: Path, *, allow_pickle: bool = False)
         msg = (
             f"estimator {kind.__name__} holds types that may run code when loaded: "
             f"{', '.join(unknown)}; use estimators of scikit-learn, xgboost or lightgbm, or give "
-            "your class save(folder) and load(folder), or consent with allow_pickle=True"
+            "your class save(folder) and load(folder), or consent to pickle: "
+            "Lifecycle(allow_pickle=True)"
         )
         raise UserCodeError(msg)
     _write_pickle(estimator, folder / NAMES["pickle"])
@@ -126,7 +107,7 @@ def _write_skops(estimator: Any, path: Path) -> tuple[tuple[str, ...], list[str]
     except (UnsupportedTypeException, AttributeError, TypeError, pickle.PicklingError) as error:
         path.unlink(missing_ok=True)
         return (), [f"{type(estimator).__module__}.{type(estimator).__qualname__} ({error})"]
-    unknown = [name for name in types if not name.startswith(TRUSTED)]
+    unknown = [name for name in types if not is_safe(name)]
     if unknown:
         path.unlink()
         return (), unknown

@@ -19,13 +19,16 @@ from airflow_mlops.core.refs import Recipe, canonical_json
 from airflow_mlops.core.scratch import scratch_folder
 from airflow_mlops.core.training import models
 from airflow_mlops.core.training.catalogue import feature_tags
-from airflow_mlops.core.training.estimators import Written
+from airflow_mlops.core.training.estimators import Written, write_estimator
 from airflow_mlops.core.training.functions import Backtest, Fitted, Functions, Loss, Verify
 from airflow_mlops.core.training.inputs import DataInput
 from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore
 from airflow_mlops.core.training.provenance import Environment, packages_of
 from airflow_mlops.core.training.saving import Saved, save_model
 from airflow_mlops.core.training.versions import ModelVersion
+
+LONG = 5_000
+"""Rows from which on a fit may take long: before it, it is seen whether its result can be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,11 @@ def _make(
         )
         with store.watched(run_id):
             features = functions.built()
+            if len(training.rows) >= LONG:
+                small = functions.small(features)
+                if small is not None:
+                    allow = training.allow_pickle
+                    write_estimator(small, scratch / "small", allow_pickle=allow)
             fitted = functions.fitted(features, training.verify)
             tested = functions.backtest(features, loss[1], importance=training.importance)
         metrics = {f"base_{loss[0]}": tested.loss, "training_rows": float(len(training.rows))}

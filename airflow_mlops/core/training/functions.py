@@ -46,6 +46,10 @@ Verify = Literal["sample", "twice"]
 Loss = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
+SMALL = 50
+"""Rows of a fit that tells whether an estimator can be stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """
@@ -236,6 +240,23 @@ class Functions:
             msg = f"{name} returned {type(estimator).__name__}; it has to return a fitted estimator"
             raise UserCodeError(msg)
         return estimator
+
+    def small(self, features: "pd.DataFrame") -> Any:
+        """
+        Fit on few rows, some of each class: what comes of it tells what can be stored.
+
+        :param features: of all rows.
+        :return: the estimator; ``None``, if it cannot be fitted on so few.
+        """
+        y = self.rows.y
+        values = np.unique(y)
+        groups = [np.flatnonzero(y == v) for v in values] if len(values) <= SMALL // 2 else []
+        each = max(2, SMALL // max(1, len(groups)))
+        rows = np.sort(np.concatenate([g[:each] for g in groups] or [np.arange(len(y))[:SMALL]]))
+        try:
+            return self.estimator(features.iloc[rows], y[rows])
+        except UserCodeError:
+            return None  # the whole fit says it, if it is true there, too
 
     def answers(self, estimator: Any, features: "pd.DataFrame") -> Any:
         """Predict from features; see :func:`predicted`."""

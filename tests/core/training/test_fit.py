@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from airflow_mlops.core.errors import (
 )
 from airflow_mlops.core.metrics import loss_function
 from airflow_mlops.core.refs import FeatureRef, ModelRef
+from airflow_mlops.core.training import fit as fitting
 from airflow_mlops.core.training.fit import train_model
 from airflow_mlops.core.training.models import BASE_LOSS, DIGEST, RECIPE, TRAINING_ROWS
 from airflow_mlops.core.training.reproduce import reproduce
@@ -292,3 +294,30 @@ def test_a_training_does_not_need_the_machine_to_be_watched(model_store):
     with model_store.watched("no such run"):
         time.sleep(0.05)
     assert logging.getLogger("mlflow.system_metrics.system_metrics_monitor").level == before
+
+
+SEARCHED = """
+    from pathlib import Path
+
+    class Own:
+        def predict(self, X):
+            return [0.5] * len(X)
+
+    def fit(X, y, *, seed):
+        with Path({seen!r}).open("a") as file:
+            file.write(f"{{len(X)}}\\n")
+        return Own()
+"""
+
+
+def test_what_cannot_be_kept_is_refused_before_the_long_fit(
+    make_training, model_store, tmp_path, monkeypatch
+):
+    seen = tmp_path / "seen"
+    training = make_training(train=SEARCHED.format(seen=str(seen)))
+    monkeypatch.setattr(fitting, "LONG", 1_000)
+    with pytest.raises(UserCodeError, match=r"consent to pickle: Lifecycle\(allow_pickle=True\)"):
+        train_model(model_store, training, loss=BRIER, tags={})
+    assert seen.read_text().split() == ["50"]
+    done = train_model(model_store, replace(training, allow_pickle=True), loss=BRIER, tags={})
+    assert model_store.get(ModelRef.parse(done.model)).tags["mlops.format"] == "pickle"
