@@ -71,3 +71,19 @@ def nursery(tmp_path_factory) -> Iterator[Nursery]:
     found = Nursery(tmp_path_factory.mktemp("nursery"))
     yield found
     found.close()
+
+
+@pytest.fixture
+def two_versions(tmp_path, labelled_weeks, append) -> dict[str, Any]:
+    """Two versions: the second one corrects the newest week of the first, and has two more."""
+    import pyarrow.parquet as pq
+
+    from airflow_mlops.core.data.datasets import DatasetStore
+
+    weeks, root = labelled_weeks(), str(tmp_path / "datasets")
+    values = [v + 1 for v in weeks.rows["x"].to_pylist()]
+    append(DatasetStore(root), "d", weeks.source(0, 3), "one")
+    append(DatasetStore(root), "d", weeks.source(0, 5, x=values[: 5 * 168]), "two")
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(weeks.rows, rows)
+    return {"root": root, "rows": str(rows), "weeks": 8, "version": 1, "key": "k"}

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections import Counter
 
-import pyarrow.parquet as pq
 import pytest
 
 from airflow_mlops.core.data.datasets import DatasetStore
@@ -72,15 +71,8 @@ def killer(nursery, capsys):
 
 
 @pytest.fixture
-def facts(tmp_path, labelled_weeks, append):
-    """Two versions: the second one corrects the first, and has two more weeks."""
-    weeks, root = labelled_weeks(), str(tmp_path / "datasets")
-    values = [v + 1 for v in weeks.rows["x"].to_pylist()]
-    append(DatasetStore(root), "d", weeks.source(0, 3), "one")
-    append(DatasetStore(root), "d", weeks.source(0, 5, x=values[: 5 * 168]), "two")
-    rows = tmp_path / "rows.parquet"
-    pq.write_table(weeks.rows, rows)
-    return {"root": root, "rows": str(rows), "weeks": 8, "version": 1, "key": "k"}
+def facts(two_versions):
+    return two_versions
 
 
 @pytest.fixture
