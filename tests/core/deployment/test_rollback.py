@@ -57,10 +57,11 @@ def test_changed_files_name_the_version_that_can_serve(
 
 
 def test_rows_of_today_that_do_not_fit_stop_it(
-    registry, dataset_store, trained_champions, model, ask, labelled_weeks
+    registry, dataset_store, trained_champions, model, ask, labelled_weeks, append
 ):
     one, _ = trained_champions(2)
     other = DatasetStore(dataset_store.root + "2")  # today's rows have lost a column
+    append(other, f"{model}.labels", labelled_weeks().label_source())
     rows = labelled_weeks().rows.drop_columns(["y"])
     other.append(
         model, ArrowSource(rows, "id", "at"), app_key="k", time="at", key="id",
@@ -106,7 +107,9 @@ def test_a_dataset_store_that_is_down_does_not_hold_up_a_rollback(
     assert registry.champion(model) == one
 
 
-def test_answers_that_moved_are_found(registry, dataset_store, trained_champions, model, append):
+def test_answers_that_moved_are_found(
+    registry, dataset_store, trained_champions, model, append, labelled_weeks
+):
     """The rows behind the answers were changed on disk: then its answers are other ones."""
     trained_champions(2)
     table = dataset_store.open(dataset_store.latest(model))
@@ -115,6 +118,7 @@ def test_answers_that_moved_are_found(registry, dataset_store, trained_champions
     changed = changed.set_column(place, "y", pa.array([9.0] * changed.num_rows))
     other = DatasetStore(dataset_store.root + "3")
     append(other, model, ArrowSource(changed, "id", "at"))
+    append(other, f"{model}.labels", labelled_weeks().label_source())
     plan = plan_rollback(registry, other, model)
     assert statuses(plan)["answers"] == statuses(plan)["features"] == "failed"
     assert "200 answers moved by up to" in str(plan)
