@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.data.features import CodeArchive
 from airflow_mlops.core.data.selection import Labelled
@@ -26,6 +27,9 @@ from airflow_mlops.core.training.models import AUTHOR, RUN, RUN_URL, ModelStore
 from airflow_mlops.core.training.provenance import Environment, packages_of
 from airflow_mlops.core.training.saving import Saved, save_model
 from airflow_mlops.core.training.versions import ModelVersion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LONG = 5_000
 """Rows from which on a fit may take long: before it, it is seen whether its result can be kept."""
@@ -144,11 +148,7 @@ def _make(
         )
         with store.watched(run_id):
             features = functions.built()
-            if len(training.rows) >= LONG:
-                small = functions.small(features)
-                if small is not None:
-                    allow = training.allow_pickle
-                    write_estimator(small, scratch / "small", allow_pickle=allow)
+            _refuse_unkept(training, functions, features, scratch / "small")
             fitted = functions.fitted(features, training.verify)
             tested = functions.backtest(features, loss[1], importance=training.importance)
         metrics = {f"base_{loss[0]}": tested.loss, "training_rows": float(len(training.rows))}
@@ -173,6 +173,15 @@ def _make(
         store.register(
             training.name, run_id, {**_facts(training, saved, tested.loss), **about, **who}
         )
+
+
+def _refuse_unkept(
+    training: Training, functions: Functions, features: "pd.DataFrame", folder: Path
+) -> None:
+    """Refuse before a long fit what could not be stored after it."""
+    small = functions.small(features) if len(training.rows) >= LONG else None
+    if small is not None:
+        write_estimator(small, folder, allow_pickle=training.allow_pickle)
 
 
 def _params(training: Training) -> dict[str, Any]:
